@@ -1,0 +1,126 @@
+"""Span names, attribute names and statuses, each once.
+
+`gen_ai.*` and `error.type` follow the OpenTelemetry GenAI semantic conventions as of the
+`opentelemetry-semantic-conventions` 0.60b1 registry (Development: names still move, which is why they stand here only);
+`openinference.span.kind` follows the OpenInference specification. Our own names begin with `configurable_agents.`
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+SCOPE_NAME: Final = "configurable_agents"
+"""Name of our instrumentation scope."""
+
+
+class Status(StrEnum):
+    """What became of a run or of a node execution. The rank rule of upserts follows this order."""
+
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Operation(StrEnum):
+    """Values of `gen_ai.operation.name`; `execute_node` is ours, the conventions have none for a plain node."""
+
+    INVOKE_WORKFLOW = "invoke_workflow"
+    EXECUTE_NODE = "execute_node"
+    CHAT = "chat"
+    EXECUTE_TOOL = "execute_tool"
+
+
+# --- OpenTelemetry -----------------------------------------------------------------------------------------------------
+GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
+GEN_AI_WORKFLOW_NAME: Final = "gen_ai.workflow.name"
+GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
+GEN_AI_OUTPUT_TYPE: Final = "gen_ai.output.type"
+GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
+GEN_AI_REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
+GEN_AI_REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
+GEN_AI_RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+"""Includes cached tokens."""
+GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+"""Includes reasoning tokens."""
+GEN_AI_USAGE_CACHE_READ: Final = "gen_ai.usage.cache_read.input_tokens"
+GEN_AI_USAGE_CACHE_WRITE: Final = "gen_ai.usage.cache_creation.input_tokens"
+GEN_AI_USAGE_REASONING: Final = "gen_ai.usage.reasoning.output_tokens"
+ERROR_TYPE: Final = "error.type"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+
+# --- OpenInference -----------------------------------------------------------------------------------------------------
+OPENINFERENCE_SPAN_KIND: Final = "openinference.span.kind"
+CHAIN: Final = "CHAIN"
+LLM: Final = "LLM"
+TOOL: Final = "TOOL"
+
+# --- ours: identity ----------------------------------------------------------------------------------------------------
+RUN_ID: Final = "configurable_agents.run.id"
+"""UUIDv7. One trace may hold several runs."""
+WORKFLOW_VERSION: Final = "configurable_agents.workflow.version"
+CONFIG_SHA256: Final = "configurable_agents.workflow.config_sha256"
+STATE_REDUCERS: Final = "configurable_agents.workflow.state_reducers"
+"""JSON object of the state fields whose `reduce` is not `replace`."""
+NODE_ID: Final = "configurable_agents.node.id"
+NODE_KIND: Final = "configurable_agents.node.kind"
+"""`model`, `function`, `tool` or `workflow`."""
+SEQ: Final = "configurable_agents.node.seq"
+"""Number of the node execution in its run, from 1, given when it is scheduled: order that no clock decides."""
+READS_FROM: Final = "configurable_agents.node.reads_from"
+"""Seqs of the node executions whose state this one (on a run: its result) reads; empty for the run's start."""
+BRANCH: Final = "configurable_agents.node.branch"
+"""Which branch of which fork, outermost first, as `1.0`; absent outside of branches."""
+MAP_INDEX: Final = "configurable_agents.node.map_index"
+"""Index of the item that this execution of a map's target works on."""
+ATTEMPTS: Final = "configurable_agents.node.attempts"
+EDGE: Final = "configurable_agents.node.edge"
+"""Where the run went on to, as `review`, `a, b` or `END`."""
+LOOP_EXHAUSTED: Final = "configurable_agents.node.loop_exhausted"
+"""True where a loop was left because `max_iterations` was reached."""
+RETRIES: Final = "configurable_agents.model_call.retries"
+"""Tries after the first that a model call needed."""
+
+# --- ours: outcome and roll-ups ----------------------------------------------------------------------------------------
+STATUS: Final = "configurable_agents.status"
+ERROR_MESSAGE: Final = "configurable_agents.error.message"
+DURATION_SECONDS: Final = "configurable_agents.duration_seconds"
+"""On the monotonic clock; the span's own times are on the wall clock."""
+COST_USD: Final = "configurable_agents.cost_usd"
+"""Absent where unknown; on node and run the sum, absent if any call was unpriced."""
+PRICED_COST_USD: Final = "configurable_agents.priced_cost_usd"
+"""The part of the cost that is known."""
+PRICE_SOURCE: Final = "configurable_agents.price.source"
+"""`workflow`, `genai-prices {version}`, or `provider` (a model that runs here and costs nothing)."""
+UNPRICED_CALLS: Final = "configurable_agents.unpriced_calls"
+MODEL_CALLS: Final = "configurable_agents.model_calls"
+INPUT_TOKENS: Final = "configurable_agents.input_tokens"
+OUTPUT_TOKENS: Final = "configurable_agents.output_tokens"
+CACHE_READ_TOKENS: Final = "configurable_agents.cache_read_tokens"
+CACHE_WRITE_TOKENS: Final = "configurable_agents.cache_write_tokens"
+REASONING_TOKENS: Final = "configurable_agents.reasoning_tokens"
+NODE_EXECUTIONS: Final = "configurable_agents.node_executions"
+MODEL: Final = "configurable_agents.model"
+"""The model that answered last in a node."""
+MODELS: Final = "configurable_agents.models"
+"""All models that answered in a node, each once, in the order of their first answer."""
+PROVIDER: Final = "configurable_agents.provider"
+
+# --- ours: content, as JSON text; stripped from what is shipped unless asked for ---------------------------------------
+CONTENT_PREFIX: Final = "configurable_agents.content."
+CONTENT_INPUTS: Final = "configurable_agents.content.inputs"
+"""Run: the inputs given. Node: the resolved `inputs`."""
+CONTENT_DEFAULTS: Final = "configurable_agents.content.defaults"
+"""Run: the rest of the state at the start. Inputs and defaults together are the state before any node."""
+CONTENT_OUTPUTS: Final = "configurable_agents.content.outputs"
+"""Node: the state fields it wrote, with their values (for an item of a map: what it gave for `collect_field`)."""
+CONTENT_CONFIG: Final = "configurable_agents.content.config"
+"""Run: the workflow file's text; kept once by its hash."""
+CONTENT_INPUT_MESSAGES: Final = "configurable_agents.content.input_messages"
+CONTENT_OUTPUT_MESSAGES: Final = "configurable_agents.content.output_messages"
