@@ -6,6 +6,15 @@ ConfigurableAgentsError
 ├── ModelSetupError            a model cannot be made: package, key or name is missing; nothing ran
 ├── WorkflowExecutionError     the run failed; it and its spans are kept
 │   └── NodeExecutionError     … in this node
+├── NodeError                  why a node or run failed, by our own rules: the cause of the two above
+│   ├── OutputError            a node gave what its outputs do not take
+│   ├── ModelAnswerError       the model's answer did not fit, and asking again did not help
+│   ├── NodeTimeoutError       an attempt took longer than the node's `timeout`
+│   ├── RunTimeoutError        the run took longer than its timeout
+│   ├── ExecutionLimitError    the run reached `max_node_executions`
+│   └── MapError               the items of a map are no list
+├── TemplateError              a template cannot be filled in; a node failed with it
+├── ConditionError             a condition cannot be computed; a node failed with it
 ├── StorageError               a store cannot be opened, read or written
 └── RunNotFoundError           the store holds no such run
 """
@@ -80,6 +89,42 @@ class NodeExecutionError(WorkflowExecutionError):
         self.node_id = node_id
         self.seq = seq
         super().__init__(message, run_id=run_id, workflow=workflow)
+
+
+class NodeError(ConfigurableAgentsError):
+    """Why a node or a run failed by our own rules; reaches the caller as the `__cause__`."""
+
+
+class OutputError(NodeError):
+    """A node gave what its outputs do not take."""
+
+
+class ModelAnswerError(NodeError):
+    """The model's answer did not fit the schema, and asking again did not help."""
+
+
+class NodeTimeoutError(NodeError, TimeoutError):
+    """An attempt took longer than the node's `timeout`."""
+
+
+class RunTimeoutError(NodeError, TimeoutError):
+    """The run took longer than its timeout."""
+
+
+class ExecutionLimitError(NodeError):
+    """The run reached `max_node_executions`."""
+
+
+class MapError(NodeError):
+    """The items of a map are no list."""
+
+
+class TemplateError(ConfigurableAgentsError):
+    """A template cannot be filled in: a path that leads nowhere, or a text that grows too large."""
+
+
+class ConditionError(ConfigurableAgentsError):
+    """A condition cannot be computed: null or a wrong type where a number is needed, a path that leads nowhere."""
 
 
 class StorageError(ConfigurableAgentsError):
