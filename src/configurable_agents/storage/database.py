@@ -1,0 +1,154 @@
+"""One open database: its connections, its transactions, and its errors in our words.
+
+SQLite and PostgreSQL differ here and in `engines`; what is above sees `Database.run` alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from configurable_agents.errors import StorageError
+
+T = TypeVar("T")
+
+BEGIN_OPTION: Final = "configurable_agents_begin"
+"""Execution option of a connection: the statement that opens its transactions on SQLite."""
+
+
+class Database:
+    """Runs pieces of work in transactions, from any thread."""
+
+    def __init__(self, engine: sa.Engine, *, location: str, busy_timeout_seconds: float) -> None:
+        self.location = location
+        self.engine = engine
+        self._writing = engine.execution_options(**{BEGIN_OPTION: "BEGIN IMMEDIATE"})
+        self._busy_timeout_seconds = busy_timeout_seconds
+        self._closed = False
+        self._current = threading.local()
+        # SQLite has one writer at a time. Its own waiting polls and is unfair, so threads of one process queue here.
+        self._writer = threading.Lock() if engine.dialect.name == "sqlite" else None
+        with _OPEN_LOCK:
+            _OPEN.add(self)
+        # An engine that is only dropped would leave its connections to the garbage collector, which warns of them.
+        weakref.finalize(self, engine.dispose)
+
+    def run(self, work: Callable[[sa.Connection], T], *, write: bool = False) -> T:
+        """Do the work in one transaction; inside of another `run` of the same thread it is part of that one.
+
+        Raises:
+            StorageError: The database did not do it; nothing was written.
+        """
+        connection: sa.Connection | None = getattr(self._current, "connection", None)
+        if connection is not None:
+            return work(connection)
+        if self._closed:
+            raise StorageError(f"the store at {self.location} is closed")
+        with translated(self.location), self._turn(write=write):
+            try:
+                return self._once(work, write=write)
+            except exc.DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                # The server was restarted since the connection was made; the pool has dropped the rest of its kind.
+                return self._once(work, write=write)
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._closed = True
+        self.engine.dispose()
+
+    def _once(self, work: Callable[[sa.Connection], T], *, write: bool) -> T:
+        with (self._writing if write else self.engine).begin() as connection:
+            self._current.connection = connection
+            try:
+                return work(connection)
+            finally:
+                self._current.connection = None
+
+    @contextlib.contextmanager
+    def _turn(self, *, write: bool) -> Iterator[None]:
+        writer = self._writer if write else None
+        if writer is None:
+            yield
+            return
+        if not writer.acquire(timeout=self._busy_timeout_seconds):
+            raise StorageError(f"the store at {self.location} is being written by another thread; try again")
+        try:
+            yield
+        finally:
+            writer.release()
+
+    def before_fork(self) -> None:
+        """Leave no idle connection to a child: SQLite's locks and files do not survive being shared by a fork."""
+        self.engine.dispose()
+
+    def after_fork_in_child(self) -> None:
+        """Start afresh: other threads' connections and turns stayed in the parent."""
+        self.engine.dispose(close=False)
+        self._current = threading.local()
+        self._writer = threading.Lock() if self._writer is not None else None
+
+
+# A fork concerns the whole process, and hooks cannot be taken back: one for all open databases, which it does not keep alive.
+_OPEN: Final[weakref.WeakSet[Database]] = weakref.WeakSet()
+_OPEN_LOCK: Final = threading.Lock()
+
+
+def _before_fork() -> None:
+    _OPEN_LOCK.acquire()
+    for database in _OPEN:
+        database.before_fork()
+
+
+def _after_fork_in_child() -> None:
+    for database in _OPEN:
+        database.after_fork_in_child()
+    _OPEN_LOCK.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_OPEN_LOCK.release, after_in_child=_after_fork_in_child)
+
+
+@contextlib.contextmanager
+def translated(location: str) -> Iterator[None]:
+    """Turn a database's errors into `StorageError`, without the statement and its values."""
+    try:
+        yield
+    except (exc.SQLAlchemyError, UnicodeEncodeError, OverflowError) as error:
+        raise StorageError(_message(error, location)) from error
+
+
+def is_locked(error: BaseException | None) -> bool:
+    """Tell whether another process holds the lock that was asked for."""
+    return isinstance(error, exc.DBAPIError) and ("locked" in str(error.orig) or "busy" in str(error.orig))
+
+
+def _message(error: Exception, location: str) -> str:
+    if isinstance(error, exc.TimeoutError):
+        return f"the store at {location}: all connections are in use; try again"
+    reason = str(error.orig if isinstance(error, exc.DBAPIError) and error.orig else error).strip()
+    reason = reason.splitlines()[0] if reason else type(error).__name__
+    for sign, what in _REASONS.items():
+        if sign in reason:
+            return f"the store at {location} {what}"
+    return f"the store at {location} failed: {reason}"
+
+
+_REASONS: Final = {
+    "database is locked": "is locked by another process; try again, or close the program that holds it",
+    "readonly database": "cannot be written: give yourself write permission for the file and its directory,"
+    " or choose another place with --store",
+    "unable to open database file": "cannot be opened: check that the file and its directory can be read and written",
+    "file is not a database": "is not a SQLite database; choose another file with --store",
+    "database disk image is malformed": "is damaged; move it away, or restore it from a copy",
+    "disk is full": "cannot be written: the disk is full",
+}

@@ -1,0 +1,178 @@
+"""How connections to SQLite and PostgreSQL are made."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.pool import NullPool, QueuePool
+
+from configurable_agents.errors import StorageError
+from configurable_agents.storage.database import BEGIN_OPTION, translated
+
+_CONNECT_TIMEOUT_SECONDS: Final = 5
+_STATEMENT_TIMEOUT_SECONDS: Final = 10
+"""A server that does not answer costs a bounded time, also where TCP alone would wait for minutes."""
+
+
+def sqlite_engine(path: Path, *, busy_timeout_seconds: float, read_only: bool = False) -> sa.Engine:
+    """Make an engine for a file that exists; no connection is made yet."""
+    connect = _read_only_connector(path) if read_only else _connector(f"{path.as_uri()}?mode=rw")
+    engine = sa.create_engine(
+        "sqlite://",
+        creator=lambda: connect(busy_timeout_seconds),
+        hide_parameters=True,
+        pool_reset_on_return=None,  # transactions always end before a connection goes back
+        # A reader of a file that it may not lock looks anew each time, since another may write it in between.
+        **(
+            {"poolclass": NullPool}
+            if read_only
+            else {"poolclass": QueuePool, "max_overflow": -1, "pool_use_lifo": True}
+        ),
+    )
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def postgresql_engine(url: sa.URL, *, busy_timeout_seconds: float, read_only: bool = False) -> sa.Engine:
+    """Make an engine for a server; no connection is made yet.
+
+    Raises:
+        StorageError: psycopg is not installed.
+    """
+    try:
+        engine = sa.create_engine(
+            url,
+            hide_parameters=True,
+            pool_timeout=_CONNECT_TIMEOUT_SECONDS,
+            connect_args=_libpq_defaults(url),
+            pool_use_lifo=True,
+            max_overflow=20,
+        )
+    except ImportError as error:
+        raise StorageError(
+            'a PostgreSQL store needs the package psycopg: pip install "configurable-agents[postgres]"'
+        ) from error
+    settings = {
+        "statement_timeout": f"{_STATEMENT_TIMEOUT_SECONDS}s",
+        "lock_timeout": f"{max(1, round(busy_timeout_seconds * 1000))}ms",
+        "idle_in_transaction_session_timeout": f"{_STATEMENT_TIMEOUT_SECONDS}s",
+        "default_transaction_read_only": "on" if read_only else "off",
+    }
+    event.listen(engine, "connect", _settings_setter(settings))
+    return engine
+
+
+def parse_url(text: str) -> sa.URL:
+    """Parse a PostgreSQL URL; psycopg speaks to the server, whatever driver the URL names.
+
+    Raises:
+        StorageError: It is no URL. Neither the message nor its cause repeats it, since it may hold a password.
+    """
+    try:
+        return sa.make_url(text).set(drivername="postgresql+psycopg")
+    except (exc.ArgumentError, ValueError):
+        message = "the store's URL cannot be read; write postgresql://user:password@host:port/database, with"
+        raise StorageError(
+            f"{message} the characters @ : / ? # % in a password written as %40 %3A %2F %3F %23 %25"
+        ) from None
+
+
+def without_password(url: sa.URL) -> str:
+    """Give a URL as people may see it."""
+    query = {key: value for key, value in url.query.items() if "password" not in key}
+    # `set(password=None)` keeps it.
+    shown = sa.URL.create("postgresql", url.username, None, url.host, url.port, url.database, query)
+    return shown.render_as_string(hide_password=True)
+
+
+def create_file(path: Path) -> None:
+    """Make an empty file that only its owner can read, with the directories above it; what exists is left alone.
+
+    Raises:
+        OSError: A directory or the file cannot be made.
+    """
+    for directory in reversed(path.parents):
+        directory.mkdir(mode=0o700, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def use_write_ahead_log(engine: sa.Engine) -> None:
+    """Let readers and one writer of a SQLite file work at once; remembered in the file."""
+    with engine.connect() as connection, translated(str(engine.url)):
+        _execute(connection, "PRAGMA journal_mode = WAL")
+
+
+def _begin(connection: sa.Connection) -> None:
+    _execute(connection, connection.get_execution_options().get(BEGIN_OPTION, "BEGIN"))
+
+
+def _execute(connection: sa.Connection, statement: str) -> None:
+    # On the driver's own connection: through SQLAlchemy a BEGIN costs as much as the insert that follows.
+    driver = connection.connection.dbapi_connection
+    try:
+        driver.execute(statement)  # type: ignore[union-attr]  # it is a sqlite3.Connection
+    except sqlite3.Error as error:
+        raise exc.OperationalError(statement, None, error) from error
+
+
+def _connector(uri: str) -> Callable[[float], sqlite3.Connection]:
+    def connect(busy_timeout_seconds: float) -> sqlite3.Connection:
+        # The pool hands a connection to one thread at a time; transactions are begun by `_begin`.
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=busy_timeout_seconds, isolation_level=None, check_same_thread=False
+        )
+        try:
+            # With a write-ahead log this loses nothing when the process dies, and at most the last commits with the power.
+            connection.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    return connect
+
+
+def _read_only_connector(path: Path) -> Callable[[float], sqlite3.Connection]:
+    usual = _connector(f"{path.as_uri()}?mode=ro")
+    # SQLite reads a write-ahead log with the help of a file beside it. Where that cannot be made nobody writes either.
+    unchanging = _connector(f"{path.as_uri()}?mode=ro&immutable=1")
+
+    def connect(busy_timeout_seconds: float) -> sqlite3.Connection:
+        connection = usual(busy_timeout_seconds)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        except sqlite3.OperationalError as error:
+            connection.close()
+            if "unable to open" not in str(error) and "readonly" not in str(error):
+                raise
+            return unchanging(busy_timeout_seconds)
+        return connection
+
+    return connect
+
+
+def _libpq_defaults(url: sa.URL) -> dict[str, Any]:
+    defaults = {
+        "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+        "tcp_user_timeout": _STATEMENT_TIMEOUT_SECONDS * 1000,
+        "application_name": "configurable-agents",
+    }
+    return {key: value for key, value in defaults.items() if key not in url.query}
+
+
+def _settings_setter(settings: dict[str, str]) -> Callable[[Any, Any], None]:
+    statement = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
+
+    def set_them(connection: Any, _record: Any) -> None:
+        # Not in the connection's options: a pooler before the server refuses those.
+        connection.autocommit = True
+        connection.execute(statement)
+        connection.autocommit = False
+
+    return set_them

@@ -1,0 +1,101 @@
+"""Opening a store. SQLAlchemy is loaded when one is opened, not when this module is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from configurable_agents.errors import StorageError
+from configurable_agents.storage.base import StorageBackend
+from configurable_agents.storage.targets import Target, locate, store_target
+
+if TYPE_CHECKING:
+    from configurable_agents.storage.database import Database
+
+__all__ = ["create_storage_backend", "store_target"]
+
+BUSY_TIMEOUT_SECONDS: Final = 0.2
+"""How long a write waits for another writer before it is a `StorageError`; whoever writes tries again later."""
+_SQLITE_HEADER: Final = b"SQLite format 3\x00"
+
+
+def create_storage_backend(
+    target: Target | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
+    read_only: bool = False,
+) -> StorageBackend:
+    """Open a store and make or upgrade its schema if need be; gives the pair of repositories.
+
+    Args:
+        target: A path, a database URL, or a workflow file's `storage` block; None takes `CONFIGURABLE_AGENTS_STORE`,
+            else `./workflows.db`.
+        environ: Where `CONFIGURABLE_AGENTS_STORE` is looked up.
+        busy_timeout_seconds: How long a write waits for another writer.
+        read_only: Create and change nothing: a store that is not there is an error.
+
+    Raises:
+        StorageError: It cannot be opened; the message says what to do and holds no password.
+    """
+    place = locate(store_target(None, environ, None) if target is None else target)
+    if isinstance(place, Path):
+        return _open_sqlite(place, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
+    return _open_postgresql(place, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
+
+
+def _open_sqlite(path: Path, *, busy_timeout_seconds: float, read_only: bool) -> StorageBackend:
+    from configurable_agents.storage.database import Database
+    from configurable_agents.storage.engines import sqlite_engine
+
+    # A later change of the working directory must not move the store.
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow links, which people may redirect
+    fresh = _check_file(absolute, shown=path, read_only=read_only)
+    engine = sqlite_engine(absolute, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
+    database = Database(engine, location=str(path), busy_timeout_seconds=busy_timeout_seconds)
+    return _brought_up(database, read_only=read_only, patient=fresh)
+
+
+def _open_postgresql(text: str, *, busy_timeout_seconds: float, read_only: bool) -> StorageBackend:
+    from configurable_agents.storage.database import Database
+    from configurable_agents.storage.engines import parse_url, postgresql_engine, without_password
+
+    url = parse_url(text)
+    engine = postgresql_engine(url, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
+    database = Database(engine, location=without_password(url), busy_timeout_seconds=busy_timeout_seconds)
+    return _brought_up(database, read_only=read_only, patient=False)
+
+
+def _brought_up(database: Database, *, read_only: bool, patient: bool) -> StorageBackend:
+    from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
+    from configurable_agents.storage.schema import bring_up_to_date
+
+    try:
+        bring_up_to_date(database, read_only=read_only, patient=patient)
+    except BaseException:
+        database.close()
+        raise
+    return SqlAlchemyStorageBackend(database)
+
+
+def _check_file(path: Path, *, shown: Path, read_only: bool) -> bool:
+    """See to it that the file is there and fit; True if it is empty."""
+    from configurable_agents.storage.engines import create_file
+
+    try:
+        if path.is_dir():
+            raise StorageError(f"{str(shown)!r} is a directory; give the path of a file in it")
+        if not read_only:
+            create_file(path)
+        with path.open("rb") as file:
+            header = file.read(len(_SQLITE_HEADER))
+    except FileNotFoundError as error:
+        raise StorageError(f"there is no store at {str(shown)!r}") from error
+    except OSError as error:
+        remedy = "check its permissions" if read_only else "choose another place with --store"
+        raise StorageError(f"the store at {str(shown)!r} cannot be opened: {error.strerror}; {remedy}") from error
+    if header and header != _SQLITE_HEADER:
+        raise StorageError(f"{str(shown)!r} is not a SQLite database; choose another file")
+    return not header

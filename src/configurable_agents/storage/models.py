@@ -1,0 +1,172 @@
+"""The tables of a store, in SQLAlchemy Core: one row for each finished span, one text for each version of a workflow file.
+
+JSON is kept as TEXT on every database: its bytes come back exactly (PostgreSQL's `jsonb` reorders keys and refuses NUL).
+There are no foreign keys: a node's row may come before its run's, a child span before its parent.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+SCHEMA_REVISION: Final = "0001"
+"""The Alembic revision that this module describes; a test compares it with the migrations' head."""
+VERSION_TABLE: Final = "configurable_agents_version"
+"""Alembic's table under a name of our own, so that a store can live in the database of a program that uses Alembic too."""
+
+# Ids are compared byte by byte: run ids sort by time then, whatever the database's language.
+_Id = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+metadata = sa.MetaData()
+
+version = sa.Table(
+    VERSION_TABLE,
+    sa.MetaData(),  # Alembic's own, and shaped as Alembic makes it
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
+)
+
+
+def _required(name: str, kind: Any) -> sa.Column[Any]:
+    return sa.Column(name, kind, nullable=False)
+
+
+def _optional(name: str, kind: Any) -> sa.Column[Any]:
+    return sa.Column(name, kind, nullable=True)
+
+
+def _span_columns() -> list[sa.Column[Any]]:
+    return [
+        _required("span_id", _Id),
+        _required("trace_id", _Id),
+        _optional("parent_span_id", _Id),
+        _required("name", sa.Text),
+        _required("kind", sa.Text),
+        _required("start_time_unix_nano", sa.BigInteger),
+        _optional("end_time_unix_nano", sa.BigInteger),
+        _required("status_code", sa.Text),
+        _optional("status_message", sa.Text),
+        _required("attributes_json", sa.Text),
+        _optional("events_json", sa.Text),
+        _optional("links_json", sa.Text),
+        _optional("scope_json", sa.Text),
+        _required("trace_flags", sa.Integer),
+        # Our span ids are time-ordered: with them in front, new rows go to the end of the key's tree.
+        sa.PrimaryKeyConstraint("span_id", "trace_id"),  # type: ignore[list-item]  # SQLAlchemy takes both in one list
+    ]
+
+
+def _totals_columns() -> list[sa.Column[Any]]:
+    return [
+        _required("model_calls", sa.BigInteger),
+        _required("input_tokens", sa.BigInteger),
+        _required("output_tokens", sa.BigInteger),
+        _required("cache_read_tokens", sa.BigInteger),
+        _required("cache_write_tokens", sa.BigInteger),
+        _required("reasoning_tokens", sa.BigInteger),
+        _optional("cost_usd", sa.Double),
+        _required("priced_cost_usd", sa.Double),
+        _required("unpriced_calls", sa.BigInteger),
+    ]
+
+
+def _outcome_columns() -> list[sa.Column[Any]]:
+    return [
+        _required("status", sa.Text),
+        _optional("duration_seconds", sa.Double),
+        _optional("error_type", sa.Text),
+        _optional("error_message", sa.Text),
+    ]
+
+
+workflow_configs = sa.Table(
+    "workflow_configs",
+    metadata,
+    sa.Column("sha256", _Id, primary_key=True),
+    _required("text", sa.Text),
+)
+
+workflow_runs = sa.Table(
+    "workflow_runs",
+    metadata,
+    _required("run_id", _Id),
+    _required("workflow_name", sa.Text),
+    _optional("workflow_version", sa.Text),
+    *_outcome_columns(),
+    _required("node_executions", sa.BigInteger),
+    *_totals_columns(),
+    _optional("config_sha256", _Id),
+    _optional("inputs_json", sa.Text),
+    _optional("defaults_json", sa.Text),
+    _optional("reducers_json", sa.Text),
+    _optional("reads_from_json", sa.Text),
+    *_span_columns(),
+    # Latest runs and a run by its id. Not unique: one odd record must not make a whole batch fail.
+    sa.Index("ix_workflow_runs_run_id", "run_id"),
+    sa.Index("ix_workflow_runs_workflow_name", "workflow_name", "run_id"),
+    # Few runs are open or failed, so that this index is small and costs nothing on the runs that complete.
+    sa.Index(
+        "ix_workflow_runs_not_completed",
+        "status",
+        "run_id",
+        sqlite_where=sa.text("status <> 'completed'"),
+        postgresql_where=sa.text("status <> 'completed'"),
+    ),
+    # Whether a config text is still in use, when a run is deleted.
+    sa.Index("ix_workflow_runs_config_sha256", "config_sha256"),
+)
+
+execution_states = sa.Table(
+    "execution_states",
+    metadata,
+    _required("run_id", _Id),
+    _required("seq", sa.BigInteger),
+    _required("node_id", sa.Text),
+    _required("node_kind", sa.Text),
+    *_outcome_columns(),
+    _optional("provider", sa.Text),
+    _optional("model", sa.Text),
+    _optional("models_json", sa.Text),
+    *_totals_columns(),
+    _required("reads_from_json", sa.Text),
+    _optional("branch", sa.Text),
+    _optional("map_index", sa.BigInteger),
+    _required("attempts", sa.BigInteger),
+    _optional("edge", sa.Text),
+    _optional("inputs_json", sa.Text),
+    _optional("outputs_json", sa.Text),
+    *_span_columns(),
+    sa.Index("ix_execution_states_run_id_seq", "run_id", "seq"),
+)
+
+spans = sa.Table(
+    "spans",
+    metadata,
+    _optional("run_id", _Id),
+    _optional("operation", sa.Text),
+    _optional("provider", sa.Text),
+    _optional("model", sa.Text),
+    _optional("input_tokens", sa.BigInteger),
+    _optional("output_tokens", sa.BigInteger),
+    _optional("cache_read_tokens", sa.BigInteger),
+    _optional("cache_write_tokens", sa.BigInteger),
+    _optional("reasoning_tokens", sa.BigInteger),
+    _optional("cost_usd", sa.Double),
+    _optional("duration_seconds", sa.Double),
+    _optional("error_type", sa.Text),
+    *_span_columns(),
+    sa.Index("ix_spans_run_id", "run_id", "start_time_unix_nano"),
+    # Cost by model and day is answered from this index alone; tool calls and foreign spans are not in it.
+    sa.Index(
+        "ix_spans_model_calls",
+        "start_time_unix_nano",
+        "model",
+        "provider",
+        "input_tokens",
+        "output_tokens",
+        "cost_usd",
+        sqlite_where=sa.text("operation = 'chat'"),
+        postgresql_where=sa.text("operation = 'chat'"),
+    ),
+)

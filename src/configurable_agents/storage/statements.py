@@ -1,0 +1,126 @@
+"""The statements that write records: text made once, values as plain tuples.
+
+Building an `insert()` construct for every commit costs more than the commit itself; the text depends only on the table
+and the number of rows. Batches go in as multi-row VALUES in sizes that are powers of two, so that few texts exist:
+`executemany` gives the interpreter's lock away at each row, which is slow in a program with other threads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+
+from configurable_agents.storage.base import ExecutionStateRecord, SpanRecord, WorkflowRunRecord, status_rank
+from configurable_agents.storage.models import execution_states, spans, workflow_configs, workflow_runs
+
+Row = tuple[Any, ...]
+_Ranked = TypeVar("_Ranked", WorkflowRunRecord, ExecutionStateRecord)
+
+_CHUNK_SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
+"""64 rows of 50 columns stay far below SQLite's limit of 32766 values in a statement."""
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+
+
+def upsert_configs(connection: sa.Connection, texts: dict[str, str]) -> None:
+    """Keep texts of workflow files by their hashes; what is there stays."""
+    _insert(connection, workflow_configs, sorted(texts.items()), ranked=False)
+
+
+def upsert_runs(connection: sa.Connection, records: Sequence[WorkflowRunRecord]) -> None:
+    """Write runs by the rank rule."""
+    _insert(connection, workflow_runs, [_RUN_ROW(record) for record in _merged(records)], ranked=True)
+
+
+def upsert_states(connection: sa.Connection, records: Sequence[ExecutionStateRecord]) -> None:
+    """Write node executions by the rank rule."""
+    _insert(connection, execution_states, [_STATE_ROW(record) for record in _merged(records)], ranked=True)
+
+
+def insert_spans(connection: sa.Connection, records: Sequence[SpanRecord]) -> None:
+    """Write spans that are not there yet."""
+    by_key = {(record.span_id, record.trace_id): record for record in records}
+    _insert(connection, spans, [_SPAN_ROW(by_key[key]) for key in sorted(by_key)], ranked=False)
+
+
+def storable(value: Any) -> Any:
+    """Replace what no text column takes: NUL characters and halves of surrogate pairs."""
+    return _UNSTORABLE.sub("\ufffd", value) if isinstance(value, str) else value
+
+
+def _row_of(table: sa.Table) -> Callable[[Any], Row]:
+    names = table.columns.keys()
+    if "status" not in names:
+        return attrgetter(*names)
+    values, at = attrgetter(*names), names.index("status")
+
+    def row(record: Any) -> Row:
+        found = values(record)
+        # A driver takes a member of an enum for something else than its text.
+        return found if type(record.status) is str else (*found[:at], str(record.status), *found[at + 1 :])
+
+    return row
+
+
+_RUN_ROW: Final = _row_of(workflow_runs)
+_STATE_ROW: Final = _row_of(execution_states)
+_SPAN_ROW: Final = _row_of(spans)
+
+
+def _merged(records: Sequence[_Ranked]) -> list[_Ranked]:
+    """Give each span once, the last record of the highest rank; in the order of keys, so that writers never deadlock."""
+    if len(records) == 1:
+        return list(records)
+    kept: dict[tuple[str, str], _Ranked] = {}
+    for record in records:
+        key = (record.span_id, record.trace_id)
+        if key not in kept or status_rank(record.status) >= status_rank(kept[key].status):
+            kept[key] = record
+    return [kept[key] for key in sorted(kept)]
+
+
+def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], *, ranked: bool) -> None:
+    placeholder = "?" if connection.dialect.name == "sqlite" else "%s"
+    for chunk in _chunks(rows):
+        text = _insert_text(table, len(chunk), placeholder, ranked)
+        _execute(connection, text, tuple(chain.from_iterable(chunk)))
+
+
+def _execute(connection: sa.Connection, text: str, values: Row) -> None:
+    try:
+        connection.exec_driver_sql(text, values)
+    except (UnicodeEncodeError, sa.exc.DataError):
+        # Drivers refuse such values before they send anything: the transaction is whole, and the usual case pays nothing.
+        cleaned = tuple(storable(value) for value in values)
+        if cleaned == values:
+            raise
+        connection.exec_driver_sql(text, cleaned)
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    start = 0
+    for size in _CHUNK_SIZES:
+        while len(rows) - start >= size:
+            yield rows[start : start + size]
+            start += size
+
+
+@lru_cache(maxsize=64)
+def _insert_text(table: sa.Table, rows: int, placeholder: str, ranked: bool) -> str:
+    names = table.columns.keys()
+    row = f"({', '.join([placeholder] * len(names))})"
+    key = ", ".join(table.primary_key.columns.keys())
+    text = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES {', '.join([row] * rows)} ON CONFLICT ({key}) DO "  # noqa: S608 - names are our own
+    if not ranked:
+        return text + "NOTHING"
+    values = ", ".join(f"{name} = excluded.{name}" for name in names if name not in table.primary_key.columns)
+    return f"{text}UPDATE SET {values} WHERE {_rank('excluded')} >= {_rank(table.name)}"
+
+
+def _rank(row: str) -> str:
+    return f"CASE {row}.status WHEN 'running' THEN 0 WHEN 'interrupted' THEN 1 ELSE 2 END"
