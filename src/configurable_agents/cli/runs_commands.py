@@ -1,0 +1,190 @@
+"""`runs`: list, show and delete the runs that a store keeps."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from configurable_agents.cli import figures
+from configurable_agents.cli.options import DebugOption, JsonOption, RunArgument, StoreOption, screen_of
+from configurable_agents.cli.screen import Screen
+from configurable_agents.cli.text import one_line
+from configurable_agents.semconv import Status
+
+if TYPE_CHECKING:
+    from configurable_agents.cli.tree import RunView
+    from configurable_agents.storage.base import StorageBackend, WorkflowRunRecord
+
+runs = typer.Typer(help="List, show and delete the runs that are kept.", no_args_is_help=True)
+
+_ID_LENGTHS: Final = (13, 18, 23, 36)
+"""A run id's first 13 characters are its millisecond; the groups after them tell apart what began in the same one."""
+_AGO: Final = re.compile(r"(\d+)\s*(s|m|min|h|d|w)")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@runs.command("list")
+def list_(
+    context: typer.Context,
+    workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this workflow.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only runs with this status.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN", help="Only runs started since then: ISO 8601 (UTC), or a time ago as 30m, 12h, 7d."
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many runs.")] = 20,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> int:
+    """List runs, the newest first."""
+    screen = screen_of(context)
+    after = parse_since(since, now=datetime.now(UTC)) if since else None
+    with _opened(store, read_only=True) as backend:
+        found = backend.runs.list_runs(
+            workflow_name=workflow, status=status.value if status else None, since_unix_nano=after, limit=limit
+        )
+        place = backend.location
+    if as_json:
+        from configurable_agents.cli.as_json import run_object
+
+        for run in found:
+            screen.write_json(run_object(run))
+    elif found:
+        _show_list(screen, found)
+    else:
+        asked = " such" if workflow or status or since else ""
+        screen.tell(f"{place} holds no{asked} run")
+    return 0
+
+
+@runs.command()
+def show(
+    context: typer.Context,
+    run: RunArgument,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> int:
+    """Show a run: its header, its inputs, and its tree with latency, tokens, cost and what each node wrote."""
+    screen = screen_of(context)
+    with _opened(store, read_only=True) as backend:
+        view = _read(backend, run)
+        outputs = backend.execution_states.get_state_at(view.run.run_id) if as_json else None
+    if as_json:
+        from configurable_agents.cli.as_json import view_object
+
+        screen.write_json(view_object(view, outputs))
+    else:
+        from configurable_agents.cli.results import show_view
+
+        show_view(screen, view)
+    return 0
+
+
+@runs.command()
+def delete(
+    context: typer.Context,
+    run: RunArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: StoreOption = None,
+    debug: DebugOption = False,
+) -> int:
+    """Delete a run with all that is kept of it."""
+    screen = screen_of(context)
+    with _opened(store, read_only=True) as backend:
+        record = backend.runs.get(run)
+    if not yes and not _confirmed(screen, record):
+        return 2
+    with _opened(store, read_only=False) as backend:
+        backend.runs.delete(record.run_id)
+    screen.tell(f"deleted {record.run_id}")
+    return 0
+
+
+def _confirmed(screen: Screen, run: WorkflowRunRecord) -> bool:
+    what = f"{run.run_id} ({one_line(run.workflow_name)}, {run.status}, {figures.instant(run.start_time_unix_nano)})"
+    if not sys.stdin.isatty():
+        screen.complain(f"not deleted: {what}\nAdd --yes to delete without being asked.")
+        return False
+    if not typer.confirm(f"Delete {what}?", err=True):
+        screen.tell("not deleted")
+        return False
+    return True
+
+
+@contextmanager
+def _opened(store: str | None, *, read_only: bool) -> Iterator[StorageBackend]:
+    from configurable_agents.storage.factory import create_storage_backend
+
+    backend = create_storage_backend(store, read_only=read_only)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def _read(backend: StorageBackend, run: str) -> RunView:
+    from configurable_agents.cli.tree import RunView
+
+    record = backend.runs.get(run)
+    nodes = backend.execution_states.get_state_history(record.run_id)
+    spans = backend.execution_states.list_spans(record.run_id)
+    return RunView(record, nodes, spans, time.time_ns())
+
+
+def _show_list(screen: Screen, found: Sequence[WorkflowRunRecord]) -> None:
+    from configurable_agents.cli.tree import STYLES, mark_of
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for name in ("run", "workflow", "status", "started"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis" if name == "workflow" else "fold")
+    for name in ("took", "tokens", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    signs, length = screen.signs, id_length([run.run_id for run in found])
+    for run in found:
+        cells = [figures.duration(run.duration_seconds), figures.tokens_of(run), figures.cost_of(run)]
+        table.add_row(
+            run.run_id[:length],
+            Text(one_line(run.workflow_name)),
+            Text(f"{mark_of(run.status, signs)} {run.status}", STYLES.get(run.status, "")),
+            figures.instant(run.start_time_unix_nano),
+            *(Text(signs.spell(cell)) for cell in cells),
+        )
+    screen.show(table)
+
+
+def id_length(run_ids: Sequence[str]) -> int:
+    """Say how many characters of the ids tell them apart."""
+    for length in _ID_LENGTHS:
+        if len({run_id[:length] for run_id in run_ids}) == len(set(run_ids)):
+            return length
+    return _ID_LENGTHS[-1]
+
+
+def parse_since(text: str, *, now: datetime) -> int:
+    """Read `--since`: a time (UTC if it names no zone), a date, or how long ago; gives Unix nanoseconds.
+
+    Raises:
+        typer.BadParameter: It is none of these.
+    """
+    ago = _AGO.fullmatch(text.strip())
+    try:
+        at = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])}) if ago else datetime.fromisoformat(text.strip())
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        return round(at.timestamp()) * 1_000_000_000
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(
+            f"--since {text!r}: give a time as 2026-01-31T12:00:00Z, or how long ago as 12h"
+        ) from error

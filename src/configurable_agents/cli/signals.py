@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM: the run is cancelled and stored, then the process ends as the signal would have ended it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+from types import FrameType
+
+
+class Ending:
+    """Cancels on signals, and remembers which one it was.
+
+    Whoever started us (a shell loop, a supervisor) tells "was interrupted" from "failed" by the signal that ended the
+    process; a shell shows it as 128 and the number: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self._signal: signal.Signals | None = None
+        # Registered before anything else is, so that it runs last: stores and exporters have been closed by then.
+        atexit.register(self._end)
+
+    def listen(self) -> None:
+        """Let SIGTERM and SIGHUP cancel as Ctrl-C does; a signal that the caller ignores (`nohup`) stays ignored."""
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, self._cancel)
+
+    def _cancel(self, number: int, _frame: FrameType | None) -> None:
+        self._signal = signal.Signals(number)
+        signal.raise_signal(signal.SIGINT)
+
+    def code(self) -> int:
+        """Give the exit code after a cancellation, and let the process end by the signal."""
+        self._signal = self._signal or signal.SIGINT
+        return 128 + self._signal
+
+    def forget(self) -> None:
+        """End as usual after all."""
+        atexit.unregister(self._end)
+
+    def _end(self) -> None:
+        if self._signal is None or os.name == "nt":
+            return
+        signal.signal(self._signal, signal.SIG_DFL)
+        # The first process of a container is not ended by its own signal: then the exit code says it.
+        os.kill(os.getpid(), self._signal)
