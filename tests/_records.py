@@ -1,0 +1,199 @@
+"""Records for tests: builders with sensible values, and Hypothesis strategies for odd ones."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+
+from configurable_agents.semconv import Status
+from configurable_agents.storage.base import ExecutionStateRecord, RunId, SpanRecord, WorkflowRunRecord
+
+START_UNIX_NANO = 1_760_000_000_123_456_789
+"""2025-10-09T08:53:20.123456789Z"""
+
+_numbers = itertools.count(1)
+
+
+def run_id(number: int = 1) -> RunId:
+    """Give the id of a run that started `number` milliseconds after the first one, as a UUIDv7."""
+    millis = START_UNIX_NANO // 1_000_000 + number
+    text = f"{millis:012x}"
+    return RunId(f"{text[:8]}-{text[8:]}-7000-8000-{number:012x}")
+
+
+def span_id() -> str:
+    """Give a span id that was not given before."""
+    return f"{next(_numbers):016x}"
+
+
+def run_record(number: int = 1, **values: Any) -> WorkflowRunRecord:
+    """Make a completed run."""
+    given = {
+        "trace_id": f"{number:032x}",
+        "span_id": f"{number:016x}",
+        "name": "invoke_workflow support",
+        "start_time_unix_nano": START_UNIX_NANO + number * 1_000_000,
+        "run_id": run_id(number),
+        "workflow_name": "support",
+        "status": Status.COMPLETED,
+        "duration_seconds": 1.5,
+    }
+    return WorkflowRunRecord(**{**given, **values})
+
+
+def node_record(seq: int = 1, *, run: int = 1, **values: Any) -> ExecutionStateRecord:
+    """Make a completed node execution; `outputs` and `reads_from` may be given as Python values."""
+    for name in ("outputs", "inputs", "reads_from"):
+        if name in values:
+            values[f"{name}_json"] = json.dumps(values.pop(name))
+    given = {
+        "trace_id": f"{run:032x}",
+        "span_id": f"{run:08x}{seq:08x}",
+        "parent_span_id": f"{run:016x}",
+        "name": "execute_node draft",
+        "start_time_unix_nano": START_UNIX_NANO + run * 1_000_000 + seq,
+        "end_time_unix_nano": START_UNIX_NANO + run * 1_000_000 + seq + 500_000_000,
+        "run_id": run_id(run),
+        "seq": seq,
+        "node_id": "draft",
+        "node_kind": "model",
+        "status": Status.COMPLETED,
+        "duration_seconds": 0.5,
+        "outputs_json": '{"answer": "yes"}',
+    }
+    return ExecutionStateRecord(**{**given, **values})
+
+
+def span_record(number: int = 1, *, run: int = 1, **values: Any) -> SpanRecord:
+    """Make a finished model call."""
+    given = {
+        "trace_id": f"{run:032x}",
+        "span_id": f"{run:04x}5{number:011x}",
+        "name": "chat fake-model",
+        "kind": "CLIENT",
+        "start_time_unix_nano": START_UNIX_NANO + run * 1_000_000 + number,
+        "end_time_unix_nano": START_UNIX_NANO + run * 1_000_000 + number + 1,
+        "run_id": run_id(run),
+        "operation": "chat",
+        "provider": "fake",
+        "model": "fake-model",
+        "input_tokens": 10,
+        "output_tokens": 5,
+        "cost_usd": 0.001,
+    }
+    return SpanRecord(**{**given, **values})
+
+
+# What every database takes as text; the rest has a test of its own.
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=30)
+json_texts = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+).map(lambda value: json.dumps({"value": value}))
+_counts = st.integers(0, 2**63 - 1)
+_amounts = st.floats(0, 1e6)
+
+
+def _optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | strategy
+
+
+def _hex_ids(digits: int) -> st.SearchStrategy[str]:
+    return st.integers(1, 16**digits - 1).map(lambda value: f"{value:0{digits}x}")
+
+
+_span_values = {
+    "trace_id": _hex_ids(32),
+    "span_id": _hex_ids(16),
+    "parent_span_id": _optional(_hex_ids(16)),
+    "name": texts,
+    "kind": st.sampled_from(["INTERNAL", "CLIENT", "SERVER"]),
+    "start_time_unix_nano": _counts,
+    "end_time_unix_nano": _optional(_counts),
+    "status_code": st.sampled_from(["UNSET", "OK", "ERROR"]),
+    "status_message": _optional(texts),
+    "attributes_json": json_texts,
+    "events_json": _optional(json_texts),
+    "links_json": _optional(json_texts),
+    "scope_json": _optional(json_texts),
+    "trace_flags": st.integers(0, 255),
+}
+_token_names = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
+_totals_values = {
+    **dict.fromkeys(("model_calls", "unpriced_calls", *_token_names), _counts),
+    "cost_usd": _optional(_amounts),
+    "priced_cost_usd": _amounts,
+}
+_outcome_values = {
+    "status": st.sampled_from([status.value for status in Status]),
+    "duration_seconds": _optional(_amounts),
+    "error_type": _optional(texts),
+    "error_message": _optional(texts),
+}
+_runs = st.integers(1, 5).map(run_id)
+
+
+def _built(kind: Callable[..., Any], *parts: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    return st.fixed_dictionaries({name: value for part in parts for name, value in part.items()}).map(
+        lambda values: kind(**values)
+    )
+
+
+run_records: st.SearchStrategy[WorkflowRunRecord] = _built(
+    WorkflowRunRecord,
+    _span_values,
+    _totals_values,
+    _outcome_values,
+    {
+        "run_id": st.uuids().map(str),
+        "workflow_name": texts,
+        "workflow_version": _optional(texts),
+        "config_sha256": _optional(_hex_ids(64)),
+        "inputs_json": _optional(json_texts),
+        "defaults_json": _optional(json_texts),
+        "reducers_json": _optional(json_texts),
+        "reads_from_json": _optional(st.just("[1, 2]")),
+        "node_executions": _counts,
+    },
+)
+node_records: st.SearchStrategy[ExecutionStateRecord] = _built(
+    ExecutionStateRecord,
+    _span_values,
+    _totals_values,
+    _outcome_values,
+    {
+        "run_id": _runs,
+        "seq": _counts,
+        "node_id": texts,
+        "node_kind": st.sampled_from(["model", "function"]),
+        "reads_from_json": st.just("[]"),
+        "branch": _optional(texts),
+        "map_index": _optional(_counts),
+        "attempts": _counts,
+        "edge": _optional(texts),
+        "provider": _optional(texts),
+        "model": _optional(texts),
+        "models_json": _optional(json_texts),
+        "inputs_json": _optional(json_texts),
+        "outputs_json": _optional(json_texts),
+    },
+)
+span_records: st.SearchStrategy[SpanRecord] = _built(
+    SpanRecord,
+    _span_values,
+    {name: _optional(_counts) for name in _token_names},
+    {
+        "run_id": _optional(_runs),
+        "operation": _optional(texts),
+        "provider": _optional(texts),
+        "model": _optional(texts),
+        "cost_usd": _optional(_amounts),
+        "duration_seconds": _optional(_amounts),
+        "error_type": _optional(texts),
+    },
+)
