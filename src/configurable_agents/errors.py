@@ -130,6 +130,11 @@ class ConditionError(ConfigurableAgentsError):
 class StorageError(ConfigurableAgentsError):
     """A store cannot be opened, read or written. The message never holds a password."""
 
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        self.refused = refused
+        """True: the record itself is at fault, so writing it again will not help."""
+        super().__init__(message)
+
 
 class RunNotFoundError(ConfigurableAgentsError):
     """The store holds no such run, or more than one that begins so."""

@@ -103,9 +103,7 @@ def _reach(nodes: Sequence[str], ways: Sequence[Way]) -> dict[str, frozenset[str
     moves: dict[str, set[str]] = {}
     for way in ways:
         moves.setdefault(way.source, set()).add(way.target)
-    return {
-        node: frozenset(_closure(set(moves.get(node, ())), moves) - {END, START}) for node in (START, *nodes)
-    }
+    return {node: frozenset(_closure(set(moves.get(node, ())), moves) - {END, START}) for node in (START, *nodes)}
 
 
 def concurrent_nodes(nodes: Sequence[str], edges: Sequence[Edge]) -> set[frozenset[str]]:

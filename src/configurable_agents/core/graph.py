@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from configurable_agents.config.conditions import Expression, parse_condition
-from configurable_agents.config.schema import END, START, Edge, NodeConfig, Parallel, WorkflowConfig
+from configurable_agents.config.conditions import ParsedCondition, parse_condition
+from configurable_agents.config.schema import START, Edge, NodeConfig, Parallel, WorkflowConfig
 from configurable_agents.config.topology import Topology
 from configurable_agents.core.conditions import evaluate
+from configurable_agents.errors import MapError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Go:
 class Choose:
     """Routes: the first condition that holds."""
 
-    routes: tuple[tuple[Expression, Target], ...]
+    routes: tuple[tuple[ParsedCondition, Target], ...]
     default: Target
 
 
@@ -44,7 +45,7 @@ class Choose:
 class Repeat:
     """A loop: leave when the condition holds or the executions are used up, else go back."""
 
-    condition: Expression
+    condition: ParsedCondition
     max_iterations: int
     leave: Target
     restart: Target
@@ -196,6 +197,33 @@ def decide(plan: Plan, source: str, state: Mapping[str, Any], loops: Mapping[int
     return Decision((way.restart,), {**loops, way.edge: count})
 
 
+def settle_maps(
+    plan: Plan, source: str, state: Mapping[str, Any], loops: Mapping[int, int]
+) -> tuple[Decision, dict[str, Any]]:
+    """Decide, and go on past every map whose list is empty: its result is `[]`, and its target's own edge comes next.
+
+    Returns:
+        The decision, and the collect fields that were set to `[]` on the way.
+
+    Raises:
+        ConditionError: A condition cannot be computed on this state.
+        MapError: The items are no list.
+    """
+    emptied: dict[str, Any] = {}
+    decision = decide(plan, source, state, loops)
+    while decision.items is not None:
+        items = state.get(decision.items.items_field)
+        if not isinstance(items, list):
+            found = "null" if items is None else f"a value of type {type(items).__name__!r}"
+            raise MapError(f"the map over {decision.items.items_field!r} needs a list; it holds {found}")
+        if items:
+            break
+        emptied[decision.items.collect_field] = []
+        state = {**state, **emptied}
+        decision = decide(plan, decision.items.target_node, state, decision.loops)
+    return decision, emptied
+
+
 def move(plan: Plan, token: Token, decision: Decision) -> list[Token]:
     """Move a token: one new token for each target."""
     fork, targets = token.fork, decision.targets
@@ -244,9 +272,11 @@ def next_nodes(plan: Plan, waiting: Sequence[Token], running: Sequence[str]) -> 
         if token.at in joins:
             held.setdefault(token.at, []).append(token)
     open_joins = [node for node in held if not any(node in reach[other] for other in active)]
-    for node in open_joins:
-        if not any(_goes_before(plan, other, node) for other in open_joins if other != node):
-            free.append(Arrival(node, merge_order(held[node])))
+    free += [
+        Arrival(node, merge_order(held[node]))
+        for node in open_joins
+        if not any(_goes_before(plan, other, node) for other in open_joins if other != node)
+    ]
     return tuple(sorted(free, key=lambda arrival: (plan.order[arrival.node], arrival.tokens[0].path)))
 
 

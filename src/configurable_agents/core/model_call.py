@@ -1,0 +1,157 @@
+"""One model call: its span, its retries, what it used and what it cost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+from opentelemetry.util.types import AttributeValue
+
+from configurable_agents import semconv
+from configurable_agents.core.meter import Meter
+from configurable_agents.core.spans import Recorder, record_failure
+from configurable_agents.llm.base import ChatModel, Cost, Message, Reply, Usage
+from configurable_agents.semconv import Operation, Status
+
+_FIRST_DELAY_SECONDS: Final = 0.5
+_LONGEST_DELAY_SECONDS: Final = 8.0
+
+
+class ProviderError(Exception):
+    """Carries a provider's error past the node's own retries, which are for everything else; never seen outside."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCaller:
+    """Asks one node's model, with a span for each call."""
+
+    model: ChatModel
+    recorder: Recorder
+    max_retries: int
+    """Tries after the first, for errors that the model calls retryable."""
+
+    async def call(
+        self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None, meter: Meter, capture: bool
+    ) -> Reply:
+        """Ask, and try again after a retryable error. One span covers all tries, as the GenAI conventions want it.
+
+        Raises:
+            ProviderError: The provider failed, and trying again did not help or could not.
+        """
+        info = self.model.info
+        kind = SpanKind.INTERNAL if info.in_process else SpanKind.CLIENT
+        span = self.recorder.start(f"chat {info.model}", kind=kind, attributes=self._request(messages, schema, capture))
+        started_at, started = time.time_ns(), time.perf_counter()
+        token = otel_context.attach(trace.set_span_in_context(span))
+        end: dict[str, AttributeValue] = {}
+        try:
+            reply, retries = await self._try(messages, schema)
+            cost = self._price(reply, started_at)
+            meter.count(reply.usage, cost)
+            end = self._response(reply, cost, retries, capture)
+        except BaseException as error:
+            cause = error.error if isinstance(error, ProviderError) else error
+            end = record_failure(span, cause, mask=self.recorder.mask)
+            raise
+        finally:
+            otel_context.detach(token)
+            end[semconv.DURATION_SECONDS] = time.perf_counter() - started
+            self.recorder.end(span, end)
+        return reply
+
+    async def _try(self, messages: Sequence[Message], schema: Mapping[str, Any] | None) -> tuple[Reply, int]:
+        for retry in range(self.max_retries + 1):
+            try:
+                return await self.model.ask(messages, schema=schema), retry
+            except Exception as error:
+                if retry == self.max_retries or not self.model.is_retryable(error):
+                    raise ProviderError(error) from error
+                trace.get_current_span().add_event("retry", {"exception.type": type(error).__qualname__})
+                await asyncio.sleep(min(_FIRST_DELAY_SECONDS * 2**retry, _LONGEST_DELAY_SECONDS))
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _price(self, reply: Reply, started_at: int) -> Cost | None:
+        if reply.usage is None:
+            return None
+        return self.model.price(reply.usage, model=reply.model, at_unix_nano=started_at)
+
+    def _request(
+        self, messages: Sequence[Message], schema: Mapping[str, Any] | None, capture: bool
+    ) -> dict[str, AttributeValue]:
+        info = self.model.info
+        attributes: dict[str, AttributeValue | None] = {
+            semconv.GEN_AI_OPERATION_NAME: Operation.CHAT.value,
+            semconv.OPENINFERENCE_SPAN_KIND: semconv.LLM,
+            semconv.GEN_AI_PROVIDER_NAME: info.provider,
+            semconv.GEN_AI_REQUEST_MODEL: info.model,
+            semconv.GEN_AI_REQUEST_TEMPERATURE: info.temperature,
+            semconv.GEN_AI_REQUEST_MAX_TOKENS: info.max_tokens,
+            semconv.GEN_AI_OUTPUT_TYPE: "json" if schema else "text",
+            semconv.SERVER_ADDRESS: info.server_address,
+            semconv.SERVER_PORT: info.server_port,
+        }
+        if capture:
+            attributes[semconv.CONTENT_INPUT_MESSAGES] = self.recorder.mask(_messages(messages))
+        return {key: value for key, value in attributes.items() if value is not None}
+
+    def _response(self, reply: Reply, cost: Cost | None, retries: int, capture: bool) -> dict[str, AttributeValue]:
+        attributes: dict[str, AttributeValue] = {semconv.STATUS: Status.COMPLETED.value}
+        attributes |= _usage(reply.usage) | _cost(cost)
+        if reply.model:
+            attributes[semconv.GEN_AI_RESPONSE_MODEL] = reply.model
+        if reply.response_id:
+            attributes[semconv.GEN_AI_RESPONSE_ID] = reply.response_id
+        if reply.finish_reasons:
+            attributes[semconv.GEN_AI_RESPONSE_FINISH_REASONS] = reply.finish_reasons
+        if retries:
+            attributes[semconv.RETRIES] = retries
+        if capture:
+            answer = [Message("assistant", reply.text)]
+            attributes[semconv.CONTENT_OUTPUT_MESSAGES] = self.recorder.mask(_messages(answer))
+        return attributes
+
+
+def _messages(messages: Sequence[Message]) -> str:
+    """Encode messages in the shape of `gen_ai.input.messages`: role and parts."""
+    parts = [{"role": m.role, "parts": [{"type": "text", "content": m.content}]} for m in messages]
+    try:
+        return orjson.dumps(parts).decode()
+    except TypeError:  # lone surrogates in a text
+        return orjson.dumps(
+            [
+                {"role": m.role, "parts": [{"type": "text", "content": m.content.encode("utf-8", "replace").decode()}]}
+                for m in messages
+            ]
+        ).decode()
+
+
+def _usage(usage: Usage | None) -> dict[str, AttributeValue]:
+    if usage is None:
+        return {}
+    details = {
+        semconv.GEN_AI_USAGE_CACHE_READ: usage.cache_read_tokens,
+        semconv.GEN_AI_USAGE_CACHE_WRITE: usage.cache_write_tokens,
+        semconv.GEN_AI_USAGE_REASONING: usage.reasoning_tokens,
+    }
+    return {
+        semconv.GEN_AI_USAGE_INPUT_TOKENS: usage.input_tokens,
+        semconv.GEN_AI_USAGE_OUTPUT_TOKENS: usage.output_tokens,
+        **{key: count for key, count in details.items() if count},
+    }
+
+
+def _cost(cost: Cost | None) -> dict[str, AttributeValue]:
+    if cost is None:
+        return {semconv.UNPRICED_CALLS: 1}
+    return {semconv.COST_USD: float(cost.usd), semconv.PRICE_SOURCE: cost.source}

@@ -1,0 +1,98 @@
+"""What a node needs to be executed, compiled once for all runs: its templates, its output types, its answer schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from configurable_agents.config.outputs import answer_schema, output_types
+from configurable_agents.config.schema import FunctionNode, ModelNode, NodeConfig, Parallel, WorkflowConfig
+from configurable_agents.config.templates import Template, TemplateValue, parse_template, parse_value
+from configurable_agents.config.types import ValueType
+from configurable_agents.core.encoding import copy_plain
+from configurable_agents.core.templates import Scope, resolve_value
+from configurable_agents.errors import OutputError
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledNode:
+    """A node, ready to be executed."""
+
+    id: str
+    kind: str
+    """`model` or `function`."""
+    config: NodeConfig
+    span_name: str
+    inputs: Mapping[str, TemplateValue] = field(repr=False)
+    """Local names and what they are made from: templates, also inside of lists and dicts."""
+    prompt: Template | None
+    system: Template | None
+    outputs: Mapping[str, ValueType] = field(repr=False)
+    answer_schema: Mapping[str, Any] | None = field(repr=False)
+    """JSON Schema that a model is asked to answer by; None for plain text."""
+
+    def resolve_inputs(self, scope: Scope) -> dict[str, Any]:
+        """Give the values of the local names; copies, so that nobody can change the state through them.
+
+        Raises:
+            TemplateError: A path leads nowhere.
+        """
+        return {name: copy_plain(resolve_value(source, scope)) for name, source in self.inputs.items()}
+
+    def checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Coerce output values to their types.
+
+        Raises:
+            OutputError: A value does not fit; all that do not fit are named.
+        """
+        result, problems = {}, []
+        for name, value_type in self.outputs.items():
+            try:
+                result[name] = value_type.validate(values[name])
+            except ValueError as error:
+                problems.append(f"output {name!r}: {error}")
+        if problems:
+            raise OutputError("; ".join(problems))
+        return result
+
+
+def compile_nodes(config: WorkflowConfig) -> dict[str, CompiledNode]:
+    """Compile the nodes of a workflow that the validator has passed."""
+    return {node.id: _compiled(node, config) for node in config.nodes}
+
+
+def _compiled(node: NodeConfig, config: WorkflowConfig) -> CompiledNode:
+    model = node if isinstance(node, ModelNode) else None
+    if model is None and not isinstance(node, FunctionNode):
+        raise TypeError(f"a node of type {type(node).__name__} passed the validator")  # it refuses what we do not run
+    return CompiledNode(
+        id=node.id,
+        kind="model" if model else "function",
+        config=node,
+        span_name=f"execute_node {node.id}",
+        inputs={name: parse_value(value) for name, value in node.inputs.items()},
+        prompt=parse_template(model.prompt) if model else None,
+        system=parse_template(model.system) if model and model.system else None,
+        outputs=output_types(node, config),
+        answer_schema=answer_schema(node, config) if model else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item of a map."""
+
+    index: int
+    value: Any
+    parallel: Parallel
+
+    @property
+    def locals(self) -> dict[str, Any]:
+        """The names that templates of a map's target see besides the state."""
+        return {"item": self.value, "index": self.index}
+
+
+def collected(writes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+    """Give what an item adds to the collected list: the value of a single output, an object of several."""
+    return writes[outputs[0]] if len(outputs) == 1 else dict(writes)

@@ -1,0 +1,94 @@
+"""How the engine writes spans: start with what is known, set the rest at once before the end, always with a status."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+from opentelemetry.util.types import AttributeValue
+
+from configurable_agents import semconv
+from configurable_agents.semconv import Status
+
+MAX_ERROR_CHARACTERS = 10_000
+"""An exception's text may hold a whole response; beyond this it is cut."""
+MAX_FRAMES = 30
+"""The innermost frames tell where it happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Makes the spans of one run, below one parent."""
+
+    tracer: Tracer
+    context: Context
+    """Holds the parent span."""
+    common: Mapping[str, AttributeValue]
+    """Attributes of every span: the run's id."""
+    mask: Callable[[str], str]
+    """Hides the known secrets in a text."""
+
+    def start(self, name: str, *, kind: SpanKind = SpanKind.INTERNAL, attributes: Mapping[str, AttributeValue]) -> Span:
+        """Start a span below the parent; attributes given at creation are what samplers see."""
+        return self.tracer.start_span(name, context=self.context, kind=kind, attributes={**self.common, **attributes})
+
+    def end(self, span: Span, attributes: Mapping[str, AttributeValue]) -> None:
+        """Set what is known at the end, then end: nothing can be set after."""
+        # Always set: a span left by CancelledError, KeyboardInterrupt or SystemExit would stay UNSET and look like success.
+        failed = attributes.get(semconv.STATUS) != Status.COMPLETED
+        span.set_attributes(attributes)
+        if failed:
+            span.set_status(StatusCode.ERROR, str(attributes.get(semconv.ERROR_MESSAGE, "")))
+        else:
+            span.set_status(StatusCode.OK)
+        span.end()
+
+    def below(self, span: Span) -> Recorder:
+        """Make the recorder of a span's children."""
+        return replace(self, context=trace.set_span_in_context(span, self.context))
+
+
+def status_of(error: BaseException) -> Status:
+    """Say what an exception makes of a node or run (docs/workflow-language.md, "Failure")."""
+    return Status.CANCELLED if isinstance(error, asyncio.CancelledError | KeyboardInterrupt) else Status.FAILED
+
+
+def describe(error: BaseException) -> str:
+    """Give an exception's text, whatever its `__str__` does."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a foreign __str__ may raise anything
+        text = ""
+    text = text or type(error).__name__
+    clean = text.encode("utf-8", "backslashreplace").decode()
+    return clean if len(clean) <= MAX_ERROR_CHARACTERS else clean[:MAX_ERROR_CHARACTERS] + "…"
+
+
+def error_type(error: BaseException) -> str:
+    """Give the value of `error.type`: the exception's class, with its module unless it is built in."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def record_failure(span: Span, error: BaseException, *, mask: Callable[[str], str]) -> dict[str, AttributeValue]:
+    """Note an exception on a span as an event, and give the attributes that its end needs."""
+    status, message = status_of(error), mask(describe(error))
+    if status is Status.FAILED:
+        # Not `record_exception`: it formats the exception itself, which may raise and may hold secrets.
+        trace_text = mask("".join(traceback.format_tb(error.__traceback__, limit=-MAX_FRAMES)))
+        event = {
+            "exception.type": error_type(error),
+            "exception.message": message,
+            "exception.stacktrace": f"{trace_text}{error_type(error)}: {message}",
+        }
+        span.add_event("exception", event)
+    return {
+        semconv.STATUS: status.value,
+        semconv.ERROR_TYPE: error_type(error),
+        semconv.ERROR_MESSAGE: message,
+    }

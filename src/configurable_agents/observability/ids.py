@@ -1,0 +1,52 @@
+"""Makes the ids of runs and spans. Both sort by time, so that the store's keys stay local (a random key costs 4 times)."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import time
+import uuid
+
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+
+_LOW_BITS = 22
+_LOW_MASK = (1 << _LOW_BITS) - 1
+
+
+class TimeOrderedIdGenerator(IdGenerator):
+    """Span ids of milliseconds (high 42 bits) and a counter from a random start (low 22 bits); trace ids are random.
+
+    The counter keeps the spans of one process apart even if thousands start in one millisecond; a forked child
+    starts from a number of its own.
+    """
+
+    def __init__(self) -> None:
+        self._reseed()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._reseed)
+
+    def _reseed(self) -> None:
+        self._counter = itertools.count(secrets.randbits(_LOW_BITS))
+
+    def generate_span_id(self) -> int:
+        """Give 64 bits, never 0."""
+        milliseconds = time.time_ns() // 1_000_000
+        return (milliseconds << _LOW_BITS | next(self._counter) & _LOW_MASK) & 0xFFFF_FFFF_FFFF_FFFF
+
+    def generate_trace_id(self) -> int:
+        """Give 128 random bits, never 0."""
+        return secrets.randbits(128) or 1
+
+    def is_trace_id_random(self) -> bool:
+        """Say that trace ids are random (W3C Trace Context level 2); asked by newer SDKs."""
+        return True
+
+
+def new_run_id() -> str:
+    """Make a UUIDv7 (RFC 9562, method 3): 48 bits of milliseconds, 12 of their fraction, 62 random."""
+    now = time.time_ns()
+    milliseconds, rest = divmod(now, 1_000_000)
+    fraction = (rest << 12) // 1_000_000
+    value = milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62)
+    return str(uuid.UUID(int=value))

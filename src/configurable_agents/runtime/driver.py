@@ -1,0 +1,154 @@
+"""Drives the one async engine from blocking code: on this thread, or on one of its own where a loop already runs."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+from configurable_agents.core.functions import FunctionPool, call_inline
+from configurable_agents.core.waiting import GRACE_SECONDS, cancel_all
+
+T = TypeVar("T")
+
+
+def drive(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end and give its result.
+
+    Ctrl-C cancels it (at once where a plain function runs on this thread), lets it end, and raises KeyboardInterrupt.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _Drive(make).run()
+    return _on_a_thread(make)
+
+
+class _Drive(Generic[T]):
+    """One loop and the coroutine that it is for."""
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._make = make
+        self._interrupted = False
+        self._loop = asyncio.new_event_loop()
+        # A chat model that only blocks is called in the loop's default executor; asyncio's own would wait for it at exit.
+        self._loop.set_default_executor(_DaemonExecutor())
+        self._task: asyncio.Task[T] | None = None
+
+    def run(self) -> T:
+        """Run until the coroutine ends."""
+        try:
+            asyncio.set_event_loop(self._loop)
+            self._task = self._loop.create_task(self._make())
+            with self._interruptible():
+                return self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError:
+            if self._interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            self._close()
+
+    def cancel(self) -> None:
+        """Cancel the coroutine, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Handle Ctrl-C while the loop runs, unless the program has a handler of its own."""
+        here = threading.current_thread() is threading.main_thread()
+        if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._on_sigint)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _on_sigint(self, _signal: int, frame: FrameType | None) -> None:
+        # Inside asyncio's own code KeyboardInterrupt would leave the loop in pieces; inside a plain function it is right,
+        # and nothing else would end it. The second Ctrl-C is for whoever does not let himself be cancelled.
+        if self._interrupted or _in_plain_function(frame):
+            raise KeyboardInterrupt
+        self._interrupted = True
+        self.cancel()
+
+    def _close(self) -> None:
+        try:
+            left = asyncio.all_tasks(self._loop)
+            if left:
+                self._loop.run_until_complete(cancel_all(left, seconds=GRACE_SECONDS))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            self._loop.close()
+
+
+def _in_plain_function(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code is call_inline.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _on_a_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run on a thread of its own, in the caller's context; the caller's loop stands still meanwhile, as it asked for."""
+    result: concurrent.futures.Future[T] = concurrent.futures.Future()
+    context = contextvars.copy_context()
+    drives: list[_Drive[T]] = []
+
+    def work() -> None:
+        try:
+            drives.append(_Drive(make))
+            result.set_result(context.run(drives[0].run))
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it belongs
+            result.set_exception(error)
+
+    thread = threading.Thread(target=work, name="configurable-agents-run", daemon=True)
+    thread.start()
+    try:
+        return result.result()
+    except KeyboardInterrupt:
+        for begun in drives:
+            begun.cancel()
+        thread.join(timeout=1.0)
+        raise
+
+
+class _DaemonExecutor(concurrent.futures.ThreadPoolExecutor):
+    """An executor (asyncio asks for one of this class) whose threads never keep the process from ending."""
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1)
+        self._pool = FunctionPool(max_threads=64)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Run a call in a daemon thread."""
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def job() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the future
+                future.set_exception(error)
+
+        self._pool.submit(job)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Leave the threads alone: they end when they are idle, or with the process."""

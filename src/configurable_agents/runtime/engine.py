@@ -1,0 +1,290 @@
+"""Runs a plan: moves tokens, executes the nodes they stand on, and ends with the state where the last token went.
+
+All decisions are `core.graph`'s; here is only their effect, and the waiting for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from configurable_agents.config.schema import END, START, Parallel
+from configurable_agents.core.graph import (
+    Arrival,
+    Fork,
+    Plan,
+    Token,
+    common_fork,
+    common_path,
+    merge_order,
+    move,
+    next_nodes,
+    settle_maps,
+)
+from configurable_agents.core.node_executor import NodeExecutor, Outcome, Visit
+from configurable_agents.core.nodes import CompiledNode, Item
+from configurable_agents.core.waiting import cancel_all
+from configurable_agents.deltas import Delta, fold_state
+from configurable_agents.errors import ExecutionLimitError
+
+CANCEL_SECONDS = 0.25
+"""How long cancelled nodes may clean up; a little more than a node's own time-out gives its body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """How a run ended well."""
+
+    state: Mapping[str, Any]
+    heads: tuple[int, ...]
+    """Seqs of the node executions whose states together are the result."""
+
+
+class RunError(Exception):
+    """Carries what ended a run to the caller of the engine; never seen outside."""
+
+    def __init__(self, error: BaseException, visit: Visit | None = None) -> None:
+        self.error = error
+        self.visit = visit
+        """The node execution that failed; None if it was none's fault."""
+        super().__init__(str(error))
+
+
+class Engine:
+    """One run of a plan.
+
+    Args:
+        exclusive: The event loop is ours alone, so a plain function may block it when no other node is live.
+    """
+
+    def __init__(
+        self, plan: Plan, nodes: Mapping[str, CompiledNode], executor: NodeExecutor, *, exclusive: bool
+    ) -> None:
+        self._plan = plan
+        self._nodes = nodes
+        self._executor = executor
+        self._exclusive = exclusive
+        self._limits = plan.config.config.execution
+        self._slots = asyncio.Semaphore(self._limits.max_concurrency)
+        self._seq = 0
+        self._waiting: list[Token] = []
+        self._running: dict[asyncio.Task[list[Token]], Arrival] = {}
+        self._ended: list[Token] = []
+        self._deltas: dict[int, Delta] = {}
+        """What was written since the outermost fork that is open; empty while the run is one token."""
+
+    async def run(self, state: Mapping[str, Any]) -> Final:
+        """Run to the end.
+
+        Raises:
+            RunError: A node failed, or the run reached a limit; everything that was running has ended.
+        """
+        try:
+            self._enter(state)
+            while self._waiting or self._running:
+                await self._step()
+        except RunError:
+            await self._cancel()
+            raise
+        except BaseException as error:
+            await self._cancel()
+            raise RunError(error) from error
+        return self._result()
+
+    def _enter(self, state: Mapping[str, Any]) -> None:
+        decision, emptied = settle_maps(self._plan, START, state, {})
+        start = Token(START, -1, {**state, **emptied})
+        self._arrive(move(self._plan, start, decision))
+
+    def _arrive(self, tokens: Sequence[Token]) -> None:
+        for token in tokens:
+            (self._ended if token.at == END else self._waiting).append(token)
+
+    async def _step(self) -> None:
+        arrivals = next_nodes(self._plan, self._waiting, [arrival.node for arrival in self._running.values()])
+        taken = {id(token) for arrival in arrivals for token in arrival.tokens}
+        self._waiting = [token for token in self._waiting if id(token) not in taken]
+        if len(arrivals) == 1 and not self._running:
+            # One node and nothing else live: no task, no slot, and what it raises needs no carrying.
+            self._arrive(await self._execute(arrivals[0], alone=True))
+            return
+        for arrival in arrivals:
+            self._running[asyncio.create_task(self._execute(arrival))] = arrival
+        await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        # In the order of their start, not of the set that `wait` gives: which failure is the first one must not vary.
+        for task in [task for task in self._running if task.done()]:
+            del self._running[task]
+            self._arrive(task.result())
+
+    async def _execute(self, arrival: Arrival, *, alone: bool = False) -> list[Token]:
+        token = self._merged(arrival)
+        if token.items is not None:
+            return await self._map(token, token.items)
+        visit = self._visit(token, alone=alone and self._exclusive)
+        outcome = await (self._executor.execute(visit) if alone else self._in_turn(visit))
+        return self._leave(token, outcome)
+
+    async def _in_turn(self, visit: Visit) -> Outcome:
+        """Execute a visit when there is a slot for it; its latency begins then."""
+        try:
+            await self._slots.acquire()
+        except asyncio.CancelledError:
+            self._executor.cancelled(visit)
+            raise
+        try:
+            return await self._executor.execute(visit)
+        finally:
+            self._slots.release()
+
+    def _visit(
+        self, token: Token, *, item: Item | None = None, branch: str | None = None, alone: bool = False
+    ) -> Visit:
+        if self._seq >= self._limits.max_node_executions:
+            limit = self._limits.max_node_executions
+            raise RunError(
+                ExecutionLimitError(
+                    f"the run was stopped before node {token.at!r}: it reached max_node_executions ({limit});"
+                    " a route that goes back may never leave, or the limit in config.execution is too low"
+                )
+            )
+        self._seq += 1
+        return Visit(
+            node=self._nodes[token.at],
+            seq=self._seq,
+            state=token.state,
+            reads_from=token.heads,
+            branch=branch or token.branch,
+            loops=token.loops,
+            item=item,
+            alone=alone,
+        )
+
+    def _leave(self, token: Token, outcome: Outcome) -> list[Token]:
+        """Move the token on after its node, or fail the run."""
+        if outcome.error is not None:
+            raise RunError(outcome.error, outcome.visit)
+        if outcome.decision is None:
+            raise RunError(outcome.edge_error or LookupError(f"node {token.at!r} has no way on"))
+        self._note(outcome.delta)
+        after = replace(token, state=outcome.state, heads=(outcome.delta.seq,))
+        return move(self._plan, after, outcome.decision)
+
+    def _note(self, delta: Delta) -> None:
+        if len(self._running) + len(self._waiting) + len(self._ended) > 0:
+            self._deltas[delta.seq] = delta
+
+    async def _map(self, token: Token, parallel: Parallel) -> list[Token]:
+        """Run a map's target once for each item, then go on along the target's own edge with the collected list."""
+        items = token.state[parallel.items_field]
+        visits = [
+            self._visit(token, item=Item(index, value, parallel), branch=".".join(map(str, (*token.path, index))))
+            for index, value in enumerate(items)
+        ]
+        outcomes = await self._all_items(visits, parallel.max_concurrency or self._limits.max_concurrency)
+        for outcome in outcomes:
+            self._note(outcome.delta)
+        state = dict(token.state)
+        state[parallel.collect_field] = [o.delta.writes[parallel.collect_field] for o in outcomes]
+        try:
+            decision, emptied = settle_maps(self._plan, token.at, state, token.loops)
+        except Exception as error:
+            raise RunError(error) from error
+        heads = tuple(outcome.delta.seq for outcome in outcomes)
+        return move(self._plan, replace(token, state={**state, **emptied}, heads=heads), decision)
+
+    async def _all_items(self, visits: Sequence[Visit], width: int) -> list[Outcome]:
+        """Execute visits, `width` at once; after the first failure the rest is recorded as cancelled."""
+        outcomes: dict[int, Outcome] = {}
+        left = iter(visits)
+
+        async def work() -> Outcome | None:
+            for visit in left:
+                outcome = outcomes[visit.seq] = await self._in_turn(visit)
+                if outcome.error is not None:
+                    return outcome
+            return None
+
+        workers = [asyncio.create_task(work()) for _ in range(min(width, len(visits)))]
+        pending: set[asyncio.Task[Outcome | None]] = set(workers)
+        failed: Outcome | None = None
+        try:
+            while pending and failed is None:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                failed = next((task.result() for task in workers if task in done and task.result()), None)
+        finally:
+            await cancel_all(pending, seconds=CANCEL_SECONDS)
+            for visit in visits:
+                if visit.seq not in outcomes:
+                    self._executor.cancelled(visit)
+        if failed is not None and failed.error is not None:
+            raise RunError(failed.error, failed.visit)
+        return [outcomes[visit.seq] for visit in visits]
+
+    async def _cancel(self) -> None:
+        """Cancel what is running, and record as cancelled what does not let itself be cancelled."""
+        tasks = list(self._running)
+        await cancel_all(tasks, seconds=CANCEL_SECONDS)
+        for task in tasks:
+            if task.done() and not task.cancelled():
+                task.exception()  # looked at, so that asyncio does not report it
+        self._executor.abandon()
+
+    def _merged(self, arrival: Arrival) -> Token:
+        """Make one token of those that meet on a node: their states merge in the order of the edges, field by field."""
+        first = arrival.tokens[0]
+        if len(arrival.tokens) == 1:
+            return first
+        state, heads = self._fold(arrival.tokens)
+        fork = self._still_open(common_fork(arrival.tokens), arrival.tokens)
+        if not self._others(arrival.tokens):
+            self._deltas.clear()
+        return replace(
+            first,
+            state=state,
+            heads=heads,
+            fork=fork,
+            path=common_path(arrival.tokens),
+            loops=_most_of_each([token.loops for token in arrival.tokens]),
+        )
+
+    def _fold(self, tokens: Sequence[Token]) -> tuple[Mapping[str, Any], tuple[int, ...]]:
+        heads = tuple(dict.fromkeys(seq for token in tokens for seq in token.heads))
+        fork = common_fork(tokens)
+        if fork is None:
+            return tokens[0].state, heads
+        # Up to the fork all have the same past, which is in its state: the fold begins there.
+        deltas = [delta for seq, delta in self._deltas.items() if seq not in fork.heads]
+        return fold_state(fork.state, self._plan.reducers, deltas, heads), heads
+
+    def _others(self, tokens: Sequence[Token]) -> list[Token]:
+        mine = {id(token) for token in tokens}
+        running = [token for arrival in self._running.values() for token in arrival.tokens]
+        return [token for token in (*self._waiting, *self._ended, *running) if id(token) not in mine]
+
+    def _still_open(self, fork: Fork | None, tokens: Sequence[Token]) -> Fork | None:
+        """Give the innermost fork that another token still is in: the others are over, and need not be kept."""
+        others = [token.fork for token in self._others(tokens)]
+        while fork is not None and not any(_is_in(other, fork) for other in others):
+            fork = fork.parent
+        return fork
+
+    def _result(self) -> Final:
+        tokens = merge_order(self._ended)
+        state, heads = self._fold(tokens) if len(tokens) > 1 else (tokens[0].state, tokens[0].heads)
+        return Final(state, heads)
+
+
+def _is_in(fork: Fork | None, outer: Fork) -> bool:
+    while fork is not None and fork is not outer:
+        fork = fork.parent
+    return fork is outer
+
+
+def _most_of_each(counts: Sequence[Mapping[int, int]]) -> Mapping[int, int]:
+    most: dict[int, int] = {}
+    for loops in counts:
+        for edge, count in loops.items():
+            most[edge] = max(count, most.get(edge, 0))
+    return most

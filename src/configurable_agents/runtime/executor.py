@@ -1,0 +1,310 @@
+"""Runs workflows: checks everything that can be checked before, wires the parts together, and makes the run's span."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind
+from opentelemetry.util.types import AttributeValue
+
+from configurable_agents import semconv
+from configurable_agents.config.environment import fill_environment
+from configurable_agents.config.reach import refuse_untrusted
+from configurable_agents.config.schema import RuntimeConfig, WorkflowConfig
+from configurable_agents.core.encoding import encode
+from configurable_agents.core.functions import Function, FunctionPool
+from configurable_agents.core.node_executor import NodeExecutor
+from configurable_agents.core.secrets import masker
+from configurable_agents.core.spans import Recorder, describe, record_failure
+from configurable_agents.core.waiting import within
+from configurable_agents.errors import InputError, NodeExecutionError, RunTimeoutError, WorkflowExecutionError
+from configurable_agents.llm.base import ChatModel
+from configurable_agents.observability.ids import new_run_id
+from configurable_agents.observability.route import RunRoute
+from configurable_agents.observability.tracing import get_tracer, is_recording, routed
+from configurable_agents.runtime.driver import drive
+from configurable_agents.runtime.engine import CANCEL_SECONDS, Engine, Final, RunError
+from configurable_agents.runtime.models import open_models
+from configurable_agents.runtime.result import RunObserver, RunResult
+from configurable_agents.runtime.stores import OpenStore, StoreChoice, open_store
+from configurable_agents.runtime.workflow import Workflow, load_workflow, workflow_from_config
+from configurable_agents.semconv import Operation, Status
+from configurable_agents.storage.base import RunId
+
+if TYPE_CHECKING:
+    from configurable_agents.runtime.models import ModelChoice
+
+FLUSH_MILLISECONDS = 200
+"""How long a run's end waits for its last records, so that what was just run can be read."""
+
+
+def run_workflow(
+    workflow: Workflow | str | Path,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    functions: Mapping[str, Callable[..., Any]] | None = None,
+    models: Mapping[str, ModelChoice] | None = None,
+    store: StoreChoice = None,
+    timeout_seconds: float | None = None,
+    trust: bool = True,
+    observers: Sequence[RunObserver] = (),
+) -> RunResult:
+    """Run a workflow once and return its result; `arun_workflow` for code that blocks.
+
+    Works where an event loop already runs, too (notebooks): the run then has a thread of its own.
+    """
+    ready = _prepare(workflow, inputs, functions, models, store, timeout_seconds, trust=trust, observers=observers)
+    return drive(lambda: _run(ready, exclusive=True))
+
+
+async def arun_workflow(
+    workflow: Workflow | str | Path,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    functions: Mapping[str, Callable[..., Any]] | None = None,
+    models: Mapping[str, ModelChoice] | None = None,
+    store: StoreChoice = None,
+    timeout_seconds: float | None = None,
+    trust: bool = True,
+    observers: Sequence[RunObserver] = (),
+) -> RunResult:
+    """Run a workflow once and return its result.
+
+    One run is one trace: a root span `invoke_workflow {name}` with a child span for each node execution. It is kept in
+    the store: the run before its first node starts, each node before the next one starts.
+
+    Args:
+        workflow: A workflow, or the path of its file.
+        inputs: One value for each required field under `state:`, and for any other that shall not have its default.
+        functions: The callables that function nodes name.
+        models: By node id or `default`: a langchain-core chat model, or `provider:model`; over what the file says.
+        store: A path, a database URL or an open store; False keeps nothing; None takes `CONFIGURABLE_AGENTS_STORE`, the
+            file's `config.storage`, or `./workflows.db`.
+        timeout_seconds: For the whole run; None takes the file's, which is none by default.
+        trust: False refuses every host, variable and path that the file names in `config`.
+        observers: Told of every span as it starts and ends.
+
+    Raises:
+        ConfigError: The file is wrong; nothing ran.
+        InputError: Inputs or functions do not fit; nothing ran.
+        ModelSetupError: A model cannot be made; nothing ran.
+        NodeExecutionError: A node failed, with its exception as the cause. The run is kept as failed, with what finished.
+        WorkflowExecutionError: The run failed by no node's fault: its time-out, its limit, a condition.
+
+    See: OpenTelemetry GenAI conventions, "Invoke workflow span".
+    """
+    ready = _prepare(workflow, inputs, functions, models, store, timeout_seconds, trust=trust, observers=observers)
+    return await _run(ready, exclusive=False)
+
+
+def run_workflow_from_config(
+    config: WorkflowConfig | Mapping[str, Any], inputs: Mapping[str, Any] | None = None, **options: Any
+) -> RunResult:
+    """Run a workflow that a program has put together; `options` are those of `run_workflow`."""
+    return run_workflow(workflow_from_config(config), inputs, **options)
+
+
+async def arun_workflow_from_config(
+    config: WorkflowConfig | Mapping[str, Any], inputs: Mapping[str, Any] | None = None, **options: Any
+) -> RunResult:
+    """Run a workflow that a program has put together; `options` are those of `arun_workflow`."""
+    return await arun_workflow(workflow_from_config(config), inputs, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A run that nothing but running it can still make fail."""
+
+    workflow: Workflow
+    config: RuntimeConfig
+    given: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    functions: Mapping[str, Function]
+    models: Mapping[str, ChatModel]
+    secrets: frozenset[str]
+    store: StoreChoice
+    timeout_seconds: float | None
+    observers: Sequence[RunObserver]
+
+
+def _prepare(
+    workflow: Workflow | str | Path,
+    inputs: Mapping[str, Any] | None,
+    functions: Mapping[str, Callable[..., Any]] | None,
+    models: Mapping[str, ModelChoice] | None,
+    store: StoreChoice,
+    timeout_seconds: float | None,
+    *,
+    trust: bool,
+    observers: Sequence[RunObserver],
+) -> _Ready:
+    ready = workflow if isinstance(workflow, Workflow) else load_workflow(workflow)
+    if not trust:
+        refuse_untrusted(ready.loaded)
+    filled = fill_environment(ready.loaded, os.environ)
+    given, defaults = ready.inputs.split(inputs or {})
+    return _Ready(
+        workflow=ready,
+        config=filled.config,
+        given=given,
+        defaults=defaults,
+        functions=_functions(ready, functions or {}),
+        models=open_models(ready, filled.config, models or {}, environ=os.environ, trust=trust),
+        secrets=filled.secrets,
+        store=store,
+        timeout_seconds=timeout_seconds if timeout_seconds is not None else filled.config.execution.timeout,
+        observers=observers,
+    )
+
+
+def _functions(workflow: Workflow, offered: Mapping[str, Callable[..., Any]]) -> dict[str, Function]:
+    missing = sorted(workflow.function_names - set(offered))
+    if missing:
+        have = ", ".join(map(repr, sorted(offered))) or "none"
+        raise InputError([f"function {name!r} is not registered; functions= has {have}" for name in missing])
+    return {name: Function.of(name, offered[name]) for name in workflow.function_names}
+
+
+async def _run(ready: _Ready, *, exclusive: bool) -> RunResult:
+    store = open_store(ready.store, ready.config.storage, os.environ)
+    return await _Run(ready, store).run(exclusive=exclusive and ready.timeout_seconds is None)
+
+
+class _Run:
+    """One run: its id, its span, and what comes of it."""
+
+    def __init__(self, ready: _Ready, store: OpenStore | None) -> None:
+        self._ready = ready
+        self._store = store
+        self._workflow = ready.workflow
+        self._run_id = RunId(new_run_id())
+        storage = ready.config.storage
+        self._captures = storage is None or storage.capture_content
+        self._mask = masker(ready.secrets)
+        self._tracer = get_tracer()
+        route = RunRoute(store.exporter if store else None, ready.observers)
+        self._context = routed(route, otel_context.get_current())
+        self._started = time.perf_counter()
+
+    async def run(self, *, exclusive: bool) -> RunResult:
+        """Run to the end, whatever that is, and leave a finished span behind."""
+        span = self._tracer.start_span(
+            f"invoke_workflow {self._workflow.name}",
+            context=self._context,
+            kind=SpanKind.INTERNAL,
+            attributes=self._attributes(),
+        )
+        executor = self._executor(span)
+        token = otel_context.attach(trace.set_span_in_context(span))
+        end: dict[str, AttributeValue] = {}
+        try:
+            final = await self._drive(executor, exclusive=exclusive)
+            end = {semconv.STATUS: Status.COMPLETED.value, semconv.READS_FROM: final.heads}
+        except RunError as failure:
+            end = record_failure(span, failure.error, mask=self._mask)
+            self._raise(failure)
+        finally:
+            otel_context.detach(token)
+            executor.abandon()
+            self._end(span, executor, end)
+        return self._result(span, executor, final)
+
+    async def _drive(self, executor: NodeExecutor, *, exclusive: bool) -> Final:
+        engine = Engine(self._workflow.plan, self._workflow.nodes, executor, exclusive=exclusive)
+        body = engine.run({**self._ready.defaults, **self._ready.given})
+        seconds = self._ready.timeout_seconds
+        try:
+            if seconds is None:
+                return await body
+            late = RunTimeoutError(f"the run took longer than its timeout of {seconds:g} s")
+            final: Final = await within(seconds, body, error=late, grace_seconds=CANCEL_SECONDS + 0.05)
+        except RunError:
+            raise
+        except BaseException as error:
+            raise RunError(error) from error
+        return final
+
+    def _executor(self, span: Span) -> NodeExecutor:
+        context = trace.set_span_in_context(span, self._context)
+        recorder = Recorder(self._tracer, context, {semconv.RUN_ID: self._run_id}, self._mask)
+        return NodeExecutor(
+            self._workflow.plan,
+            recorder,
+            functions=self._ready.functions,
+            models=self._ready.models,
+            pool=FunctionPool(self._ready.config.execution.max_concurrency),
+            capture_content=self._captures,
+        )
+
+    def _attributes(self) -> dict[str, AttributeValue]:
+        flow = self._workflow.config.flow
+        attributes: dict[str, AttributeValue] = {
+            semconv.GEN_AI_OPERATION_NAME: Operation.INVOKE_WORKFLOW.value,
+            semconv.OPENINFERENCE_SPAN_KIND: semconv.CHAIN,
+            semconv.GEN_AI_WORKFLOW_NAME: flow.name,
+            semconv.RUN_ID: self._run_id,
+            semconv.CONFIG_SHA256: self._workflow.loaded.sha256,
+            semconv.CONTENT_CONFIG: self._workflow.loaded.text,
+        }
+        if flow.version is not None:
+            attributes[semconv.WORKFLOW_VERSION] = flow.version
+        if self._workflow.plan.reducers:
+            attributes[semconv.STATE_REDUCERS] = orjson.dumps(dict(self._workflow.plan.reducers)).decode()
+        if self._captures:
+            attributes[semconv.CONTENT_INPUTS] = self._mask(encode(self._ready.given))
+            attributes[semconv.CONTENT_DEFAULTS] = self._mask(encode(self._ready.defaults))
+        return attributes
+
+    def _end(self, span: Span, executor: NodeExecutor, end: dict[str, AttributeValue]) -> None:
+        end[semconv.NODE_EXECUTIONS] = executor.executions
+        end[semconv.DURATION_SECONDS] = self._duration = time.perf_counter() - self._started
+        end.update(executor.meter.attributes())
+        # The root span has no recorder above it; a recorder of its own context ends it by the same rules.
+        Recorder(self._tracer, self._context, {}, self._mask).end(span, end)
+        if self._store is not None and self._store.exporter.lacks(self._run_id):
+            self._store.exporter.force_flush(FLUSH_MILLISECONDS)
+
+    def _raise(self, failure: RunError) -> None:
+        error, visit = failure.error, failure.visit
+        if not isinstance(error, Exception):
+            raise error from error.__cause__  # KeyboardInterrupt, SystemExit and CancelledError pass through unchanged
+        message = self._mask(describe(error))
+        if visit is None:
+            raise WorkflowExecutionError(message, run_id=self._run_id, workflow=self._workflow.name) from error
+        raise NodeExecutionError(
+            f"node {visit.node.id!r} failed: {message}",
+            run_id=self._run_id,
+            workflow=self._workflow.name,
+            node_id=visit.node.id,
+            seq=visit.seq,
+        ) from error
+
+    def _result(self, span: Span, executor: NodeExecutor, final: Final) -> RunResult:
+        meter, store = executor.meter, self._store
+        wanted = self._ready.store is not False and (self._ready.config.storage is None or self._ready.config.storage.enabled)
+        return RunResult(
+            run_id=self._run_id,
+            trace_id=f"{span.get_span_context().trace_id:032x}",
+            workflow=self._workflow.name,
+            status=Status.COMPLETED.value,
+            outputs=dict(final.state),
+            duration_seconds=self._duration,
+            node_executions=executor.executions,
+            model_calls=meter.model_calls,
+            input_tokens=meter.input_tokens,
+            output_tokens=meter.output_tokens,
+            total_tokens=meter.input_tokens + meter.output_tokens,
+            total_cost_usd=meter.cost_usd,
+            priced_cost_usd=float(meter.priced_cost),
+            unpriced_calls=meter.unpriced_calls,
+            store=store.backend.location if store else None,
+            degraded=wanted and (store is None or store.exporter.lacks(self._run_id) or not is_recording(self._tracer)),
+        )

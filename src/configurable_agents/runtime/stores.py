@@ -1,0 +1,116 @@
+"""The open stores of this process: opening one costs more than a run, so a path or URL is opened once and kept.
+
+This is the one place where the package holds state between runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from configurable_agents.config.schema import StorageConfig
+from configurable_agents.errors import StorageError
+from configurable_agents.observability.exporter import StoreSpanExporter
+from configurable_agents.storage.base import StorageBackend
+from configurable_agents.storage.factory import create_storage_backend, store_target
+from configurable_agents.storage.targets import locate
+
+logger = logging.getLogger(__name__)
+
+StoreChoice = str | Path | StorageBackend | bool | None
+"""A path, a database URL, an open store, False for none; None (or True) for what environment and file say."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStore:
+    """An open store and the exporter that writes into it."""
+
+    backend: StorageBackend
+    exporter: StoreSpanExporter
+    file: tuple[int, int] | None
+    """Device and inode of a SQLite file: if another file stands there now, this one is no longer the store."""
+    pid: int
+
+
+class Stores:
+    """Opens stores, each once a process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_place: dict[str, OpenStore] = {}
+        self._by_backend: weakref.WeakKeyDictionary[StorageBackend, StoreSpanExporter] = weakref.WeakKeyDictionary()
+
+    def of(self, backend: StorageBackend) -> OpenStore:
+        """Give the exporter of a store that the caller has opened, always the same one."""
+        with self._lock:
+            exporter = self._by_backend.get(backend)
+            if exporter is None:
+                exporter = self._by_backend[backend] = StoreSpanExporter(backend)
+        return OpenStore(backend, exporter, None, os.getpid())
+
+    def at(self, place: Path | str) -> OpenStore:
+        """Open the store at a path or URL, if it is not open.
+
+        Raises:
+            StorageError: It cannot be opened.
+        """
+        key = str(place.absolute()) if isinstance(place, Path) else place
+        with self._lock:
+            known = self._by_place.get(key)
+            if known is not None and known.pid == os.getpid() and known.file == _file(place):
+                return known
+            if known is not None and known.pid == os.getpid():
+                known.exporter.shutdown()
+                known.backend.close()
+            backend = create_storage_backend(place)
+            opened = OpenStore(backend, StoreSpanExporter(backend), _file(place), os.getpid())
+            self._by_place[key] = opened
+            return opened
+
+
+_STORES = Stores()
+if hasattr(os, "register_at_fork"):
+    # A lock that another thread held at the fork would stay locked in the child for ever.
+    os.register_at_fork(after_in_child=lambda: _STORES.__init__())  # type: ignore[misc]  # the same object, as new
+
+
+def open_store(
+    choice: StoreChoice, config: StorageConfig | None, environ: Mapping[str, str]
+) -> OpenStore | None:
+    """Open the store of a run: None if it shall have none, or if it cannot be opened, which is said in one warning.
+
+    Raises:
+        StorageError: It cannot be opened and the file says `required: true`.
+    """
+    if isinstance(choice, StorageBackend):
+        return _STORES.of(choice)
+    if choice is False or (not isinstance(choice, str | Path) and config is not None and not config.enabled):
+        return None
+    explicit = choice if isinstance(choice, str | Path) else None
+    try:
+        return _STORES.at(locate(store_target(explicit, environ, config)))
+    except StorageError as error:
+        if config is not None and config.required:
+            raise
+        logger.warning("this run is not kept: %s", error)
+        return None
+
+
+def wants_store(choice: StoreChoice, config: StorageConfig | None) -> bool:
+    """Say whether a run shall be kept at all."""
+    return choice is not False and (choice is not None or config is None or config.enabled)
+
+
+def _file(place: Path | str) -> tuple[int, int] | None:
+    if not isinstance(place, Path):
+        return None
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
