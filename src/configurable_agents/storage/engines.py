@@ -129,6 +129,7 @@ def _connector(uri: str) -> Callable[[float], sqlite3.Connection]:
         )
         try:
             # With a write-ahead log this loses nothing when the process dies, and at most the last commits with the power.
+            # The first statement, so that a file that cannot be read shows here.
             connection.execute("PRAGMA synchronous = NORMAL")
         except BaseException:
             connection.close()
@@ -144,15 +145,12 @@ def _read_only_connector(path: Path) -> Callable[[float], sqlite3.Connection]:
     unchanging = _connector(f"{path.as_uri()}?mode=ro&immutable=1")
 
     def connect(busy_timeout_seconds: float) -> sqlite3.Connection:
-        connection = usual(busy_timeout_seconds)
         try:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            return usual(busy_timeout_seconds)
         except sqlite3.OperationalError as error:
-            connection.close()
             if "unable to open" not in str(error) and "readonly" not in str(error):
                 raise
             return unchanging(busy_timeout_seconds)
-        return connection
 
     return connect
 

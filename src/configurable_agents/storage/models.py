@@ -166,6 +166,7 @@ spans = sa.Table(
         "input_tokens",
         "output_tokens",
         "cost_usd",
+        "operation",  # SQLite looks at it again, although the condition below says it
         sqlite_where=sa.text("operation = 'chat'"),
         postgresql_where=sa.text("operation = 'chat'"),
     ),

@@ -28,7 +28,7 @@ from configurable_agents.storage.models import execution_states, spans, workflow
 _Read = TypeVar("_Read")
 
 LAST: Final = "last"
-_NEWEST_FIRST: Final = (workflow_runs.c.run_id.desc(), workflow_runs.c.start_time_unix_nano.desc())
+_NEWEST_FIRST: Final = workflow_runs.c.run_id.desc()  # UUIDv7: the order of time
 _WITH_TEXT: Final = sa.select(*workflow_runs.c, workflow_configs.c.text.label("config_text")).select_from(
     workflow_runs.outerjoin(workflow_configs, workflow_configs.c.sha256 == workflow_runs.c.config_sha256)
 )
@@ -70,7 +70,7 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
         limit: int = 20,
     ) -> list[WorkflowRunRecord]:
         """List runs, the newest first."""
-        query = sa.select(workflow_runs).order_by(*_NEWEST_FIRST).limit(limit)
+        query = sa.select(workflow_runs).order_by(_NEWEST_FIRST).limit(limit)
         if workflow_name is not None:
             query = query.where(workflow_runs.c.workflow_name == statements.storable(workflow_name))
         if status is not None:
@@ -170,17 +170,21 @@ def _of_run(table: sa.Table, run_id: str) -> sa.Select[Any]:
 
 def _records(kind: Callable[..., _Read], result: sa.CursorResult[Any]) -> list[_Read]:
     names = tuple(result.keys())
-    return [kind(**dict(zip(names, row, strict=True))) for row in result]
+    return [kind(**dict(zip(names, row, strict=True))) for row in result.all()]
 
 
 def _exactly(connection: sa.Connection, run_id: str) -> WorkflowRunRecord | None:
-    query = _WITH_TEXT.where(workflow_runs.c.run_id == run_id).order_by(*_NEWEST_FIRST).limit(1)
+    query = (
+        _WITH_TEXT.where(workflow_runs.c.run_id == run_id)
+        .order_by(workflow_runs.c.start_time_unix_nano.desc())
+        .limit(1)
+    )
     return next(iter(_records(WorkflowRunRecord, connection.execute(query))), None)
 
 
 def _get(connection: sa.Connection, run_id: str) -> WorkflowRunRecord:
     if run_id == LAST:
-        newest = connection.execute(sa.select(workflow_runs.c.run_id).order_by(*_NEWEST_FIRST).limit(1)).scalar()
+        newest = connection.execute(sa.select(workflow_runs.c.run_id).order_by(_NEWEST_FIRST).limit(1)).scalar()
         candidates = [] if newest is None else [newest]
     else:
         candidates = _ids_beginning_with(connection, run_id)

@@ -125,6 +125,7 @@ def _prepare_sqlite(database: Database) -> None:
 
 def _prepare_postgresql(connection: sa.Connection, location: str) -> None:
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{PREPARE_TIMEOUT_SECONDS:.0f}s'")
+    connection.exec_driver_sql("SET LOCAL statement_timeout = '600s'")  # a migration may copy a large table
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
     _prepare(connection, location)
 

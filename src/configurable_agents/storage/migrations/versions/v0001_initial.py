@@ -181,7 +181,7 @@ def _create_spans() -> None:
     _create_partial_index(
         "ix_spans_model_calls",
         "spans",
-        ["start_time_unix_nano", "model", "provider", "input_tokens", "output_tokens", "cost_usd"],
+        ["start_time_unix_nano", "model", "provider", "input_tokens", "output_tokens", "cost_usd", "operation"],
         "operation = 'chat'",
     )
     op.create_index("ix_spans_run_id", "spans", ["run_id", "start_time_unix_nano"])

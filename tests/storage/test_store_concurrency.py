@@ -1,0 +1,122 @@
+"""Several threads and processes that first use one store at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from _records import node_record, run_id, run_record, span_record
+from configurable_agents.storage.base import StorageBackend
+from configurable_agents.storage.factory import create_storage_backend
+
+THREADS = 8
+PROCESSES = 4
+RUNS = 10
+NODES = 3
+
+Open = Callable[..., StorageBackend]
+
+
+def write_runs(store: StorageBackend, first: int) -> None:
+    for number in range(first, first + RUNS):
+        store.write([run_record(number, status="running", config_sha256="ab" * 32, config_text="flow: …")])
+        for seq in range(1, NODES + 1):
+            store.write([node_record(seq, run=number), span_record(seq, run=number)])
+        store.write([run_record(number, node_executions=NODES, config_sha256="ab" * 32, config_text="flow: …")])
+
+
+def assert_every_row_is_there(store: StorageBackend, writers: int) -> None:
+    numbers = [writer * 1000 + run for writer in range(1, writers + 1) for run in range(RUNS)]
+    runs = store.runs.list_runs(limit=100_000)
+    assert sorted(run.run_id for run in runs) == [run_id(number) for number in numbers]
+    assert {run.status for run in runs} == {"completed"}
+    for number in numbers:
+        history = store.execution_states.get_state_history(run_id(number))
+        assert [state.seq for state in history] == list(range(1, NODES + 1))
+        assert len(store.execution_states.list_spans(run_id(number))) == NODES
+
+
+def test_threads_write_through_one_store_at_once(store: StorageBackend) -> None:
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda writer: write_runs(store, writer * 1000), range(1, THREADS + 1)))
+    assert_every_row_is_there(store, THREADS)
+
+
+def test_threads_that_first_open_one_fresh_store_at_once_all_write(open_store: Open) -> None:
+    together = threading.Barrier(THREADS)
+
+    def work(writer: int) -> None:
+        together.wait()
+        write_runs(open_store(), writer * 1000)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(work, range(1, THREADS + 1)))
+    assert_every_row_is_there(open_store(), THREADS)
+
+
+def test_processes_that_first_open_one_fresh_store_at_once_all_write(target: str, open_store: Open) -> None:
+    command = [sys.executable, str(Path(__file__)), target]
+    processes = [
+        subprocess.Popen(
+            [*command, str(writer)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+        for writer in range(1, PROCESSES + 1)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+    for process in processes:
+        process.communicate(b"go\n", timeout=60)
+    assert [process.returncode for process in processes] == [0] * PROCESSES
+    assert_every_row_is_there(open_store(), PROCESSES)
+
+
+def test_writers_and_a_deleter_lose_no_config_text_that_is_in_use(store: StorageBackend) -> None:
+    """The text goes with its last run; a run that is written at that moment must keep it."""
+    sha, text = "cd" * 32, "flow: shared"
+
+    def write_and_delete(writer: int) -> None:
+        for number in range(writer * 1000, writer * 1000 + 25):
+            store.write([run_record(number, config_sha256=sha, config_text=text)])
+            assert store.runs.get(run_id(number)).config_text == text
+            store.runs.delete(run_id(number))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write_and_delete, range(1, 5)))
+    assert store.runs.list_runs() == []
+
+
+def test_batches_in_opposite_order_do_not_block_each_other(store: StorageBackend) -> None:
+    """A database server would have to break such a deadlock, and one batch would be lost."""
+    records = [node_record(seq) for seq in range(1, 101)]
+
+    def write_often(backwards: bool) -> None:
+        for _ in range(10):
+            store.write(records[::-1] if backwards else records)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write_often, [True, False, True, False]))
+    assert store.execution_states.get_state_history(run_id()) == records
+
+
+def main() -> None:
+    """Be one of the processes: open the store when told, write, and end."""
+    target, writer = sys.argv[1], int(sys.argv[2])
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    store = create_storage_backend(target, busy_timeout_seconds=10)
+    write_runs(store, writer * 1000)
+    store.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""The schema: made at once or by migrations, always the same; older is upgraded, newer is refused."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from _records import node_record, run_id, run_record, span_record
+from configurable_agents.errors import StorageError
+from configurable_agents.storage import migrations
+from configurable_agents.storage.base import StorageBackend
+from configurable_agents.storage.models import SCHEMA_REVISION, VERSION_TABLE, metadata, version
+
+Open = Callable[..., StorageBackend]
+
+
+@contextmanager
+def plain_connection(target: str) -> Iterator[sa.Connection]:
+    url = target.replace("postgresql:", "postgresql+psycopg:") if "://" in target else f"sqlite:///{target}"
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        yield connection
+
+
+def schema(target: str) -> list[Any]:
+    """List everything that the database says of its own schema."""
+    sqlite = ["SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2"]
+    postgresql = [
+        (
+            "SELECT table_name, column_name, data_type, is_nullable, collation_name, column_default"
+            " FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, ordinal_position"
+        ),
+        "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2",
+        "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1",
+    ]
+    with plain_connection(target) as connection:
+        rows = [
+            row
+            for query in (sqlite if connection.dialect.name == "sqlite" else postgresql)
+            for row in connection.exec_driver_sql(query)
+        ]
+    return [tuple(re.sub(r"\s+", " ", value) if isinstance(value, str) else value for value in row) for row in rows]
+
+
+def forget_everything_but_the_version_table(target: str) -> None:
+    with plain_connection(target) as connection:
+        for view in ("runs", "node_executions"):
+            connection.exec_driver_sql(f"DROP VIEW {view}")
+        metadata.drop_all(connection)
+        connection.execute(version.delete())
+
+
+def test_the_migrations_lead_to_the_schema_that_a_fresh_store_has(target: str, open_store: Open) -> None:
+    open_store().close()
+    fresh = schema(target)
+    assert len(fresh) > 8
+    forget_everything_but_the_version_table(target)
+    store = open_store()
+    assert schema(target) == fresh
+    store.write([run_record(), node_record()])
+    assert store.runs.get("last").run_id == run_id()
+
+
+def test_models_and_migrations_agree(target: str, open_store: Open) -> None:
+    open_store().close()
+    with plain_connection(target) as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_newest_migration_is_the_revision_that_this_version_expects() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(str(migrations.__file__)).parent))
+    assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA_REVISION]
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_newer_schema_is_refused_and_left_alone(target: str, open_store: Open, read_only: bool) -> None:
+    open_store().write([run_record()])
+    with plain_connection(target) as connection:
+        connection.execute(version.update().values(version_num="9999"))
+    before = schema(target)
+    with pytest.raises(StorageError, match="9999"):
+        open_store(read_only=read_only)
+    assert schema(target) == before
+
+
+def test_an_older_schema_is_not_upgraded_by_reading(target: str, open_store: Open) -> None:
+    open_store().close()
+    with plain_connection(target) as connection:
+        connection.execute(version.delete())
+    with pytest.raises(StorageError, match="another schema"):
+        open_store(read_only=True)
+
+
+def test_a_program_with_migrations_of_its_own_can_share_the_database(target: str, open_store: Open) -> None:
+    with plain_connection(target) as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('abc')")
+    open_store().write([run_record()])
+    with plain_connection(target) as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "abc"
+
+
+def test_a_store_is_made_whole_or_not_at_all(target: str, open_store: Open) -> None:
+    with plain_connection(target) as connection:
+        connection.exec_driver_sql("CREATE TABLE spans (theirs INTEGER)")
+    before = schema(target)
+    with pytest.raises(StorageError, match="already exists"):
+        open_store()
+    assert schema(target) == before
+
+
+LOADED = """
+import sys
+import configurable_agents.storage.base, configurable_agents.storage.factory as factory
+def loaded(): return sorted({"sqlalchemy", "alembic", "psycopg", "pydantic"} & set(sys.modules))
+print("imported", loaded())
+factory.create_storage_backend(sys.argv[1]).close()
+print("made", loaded())
+factory.create_storage_backend(sys.argv[1]).close()
+print("opened", loaded())
+"""
+
+
+def test_sqlalchemy_is_loaded_when_a_store_is_opened_and_alembic_only_to_migrate(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOADED, str(tmp_path / "workflows.db")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["imported []", "made ['sqlalchemy']", "opened ['sqlalchemy']"]
+
+
+@contextmanager
+def statements_seen() -> Iterator[list[tuple[str, Any]]]:
+    seen: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
+        seen.append((statement, parameters))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+
+
+READS: dict[str, Callable[[StorageBackend], object]] = {
+    "ix_workflow_runs_run_id": lambda store: store.runs.list_runs(),
+    "ix_workflow_runs_workflow_name": lambda store: store.runs.list_runs(workflow_name="support", before_run_id="f"),
+    "ix_workflow_runs_not_completed": lambda store: store.runs.list_runs(status="failed"),
+    "ix_execution_states_run_id_seq": lambda store: store.execution_states.get_state_history(run_id()),
+    "ix_spans_run_id": lambda store: store.execution_states.list_spans(run_id()),
+}
+
+
+@pytest.mark.parametrize("index", READS)
+def test_reading_goes_through_an_index(target: str, store: StorageBackend, index: str) -> None:
+    store.write([run_record(), node_record(), span_record()])
+    with statements_seen() as seen:
+        READS[index](store)
+    ((statement, parameters),) = seen
+    plan = plan_of(target, statement, parameters)
+    assert index in plan
+    if index != "ix_spans_run_id":  # spans that start together are sorted by their id
+        assert "TEMP B-TREE" not in plan, "the index gives the order too"
+
+
+def test_cost_by_model_and_day_is_answered_from_one_index_alone(target: str, store: StorageBackend) -> None:
+    store.write([span_record()])
+    day = {
+        "sqlite": "date(start_time_unix_nano / 1000000000, 'unixepoch')",
+        "postgresql": "start_time_unix_nano / 86400000000000",
+    }
+    question = (
+        f"SELECT {day['postgresql' if '://' in target else 'sqlite']} AS day, provider, model, count(*),"
+        " sum(input_tokens), sum(output_tokens), sum(cost_usd) FROM spans"
+        " WHERE operation = 'chat' AND start_time_unix_nano >= 1000 GROUP BY 1, 2, 3"
+    )
+    plan = plan_of(target, question, ())
+    assert "COVERING INDEX ix_spans_model_calls" in plan or "ix_spans_model_calls on spans" in plan
+
+
+def plan_of(target: str, statement: str, parameters: Any) -> str:
+    with plain_connection(target) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # small tables are read whole otherwise
+        prefix = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN (COSTS OFF)"
+        return "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{prefix} {statement}", parameters))
