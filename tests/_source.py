@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ def _targets(node: ast.AST) -> list[str]:
     return []
 
 
+@functools.cache  # the source does not change while the tests run
 def all_imports(source: Path = SOURCE) -> list[Import]:
     """List the imports of every module of the package."""
     return [
