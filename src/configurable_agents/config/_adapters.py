@@ -6,10 +6,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Annotated, Any, Final
+from types import GenericAlias
+from typing import Annotated, Any, Final, NotRequired
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from configurable_agents.config.shapes import Part, Shape
 
@@ -32,9 +33,9 @@ def _plain_annotation(shape: Shape) -> Any:
     if shape.kind == "object":
         return Annotated[_typed_dict(shape), BeforeValidator(_as_mapping)]
     if shape.kind == "list" and shape.element is not None:
-        return list[annotation_of(shape.element)]  # type: ignore[misc]  # an annotation made when run
+        return GenericAlias(list, annotation_of(shape.element))
     if shape.kind == "dict" and shape.element is not None and shape.key is not None:
-        made = dict[annotation_of(shape.key), annotation_of(shape.element)]  # type: ignore[misc]  # as above
+        made: Any = GenericAlias(dict, (annotation_of(shape.key), annotation_of(shape.element)))
         keyed = made if shape.key.kind == "str" else Annotated[made, AfterValidator(_text_keys)]
         return Annotated[keyed, BeforeValidator(_as_mapping)]
     return _SIMPLE[shape.kind]
@@ -42,7 +43,7 @@ def _plain_annotation(shape: Shape) -> Any:
 
 def _typed_dict(shape: Shape) -> Any:
     hints = {name: _field(part, partial=shape.partial) for name, part in (shape.fields or {}).items()}
-    made = TypedDict("object", hints)  # type: ignore[operator]  # made when run
+    made = cast(Any, TypedDict)("object", hints)
     made.__pydantic_config__ = ConfigDict(extra="forbid")
     if shape.partial or all(part.required for part in (shape.fields or {}).values()):
         return made

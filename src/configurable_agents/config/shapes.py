@@ -38,12 +38,26 @@ _FIELD_KEYS = frozenset({"type", "required", "default", "description", "schema",
 class TypeSyntaxError(ValueError):
     """A type's text, or what stands beside it (`schema`, `enum`), says nothing that is a type."""
 
-    def __init__(self, message: str, *, remedy: str = "", path: Path = ()) -> None:
+    def __init__(
+        self, message: str, *, remedy: str = "", path: Path = (), others: Sequence[TypeSyntaxError] = ()
+    ) -> None:
         self.message = message
         self.remedy = remedy
         self.path = path
         """Where below the type's own field, as `("schema", "age")`."""
+        self.others = tuple(others)
+        """What else is wrong beside it."""
         super().__init__(f"{message}. {remedy}" if remedy else message)
+
+    def below(self, *path: str | int) -> list[TypeSyntaxError]:
+        """Give this error and the others as they are seen from further out."""
+        return [TypeSyntaxError(e.message, remedy=e.remedy, path=(*path, *e.path)) for e in (self, *self.others)]
+
+
+def _raise_all(errors: Sequence[TypeSyntaxError]) -> None:
+    if errors:
+        first = errors[0]
+        raise TypeSyntaxError(first.message, remedy=first.remedy, path=first.path, others=errors[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +160,9 @@ class _Parser:
                 raise self._error(f"a dict's keys are {', '.join(SCALARS)}, not {key.text}")
             return Shape("dict", key=key, element=element)
         if arguments is not None:
-            takes = {"list": "one type, as list[str]", "dict": "two types, as dict[str, int]"}.get(name, "no type in []")
+            takes = {"list": "one type, as list[str]", "dict": "two types, as dict[str, int]"}.get(
+                name, "no type in []"
+            )
             raise self._error(f"{name!r} takes {takes}")
         return Shape(name)  # type: ignore[arg-type]  # every other name of NAMES is a kind
 
@@ -207,12 +223,13 @@ def _filled(shape: Shape, parts: Mapping[str, Part]) -> Shape:
 def _parts(schema: Mapping[str, Any], depth: int) -> Mapping[str, Part]:
     if depth > MAX_TYPE_DEPTH:
         raise TypeSyntaxError(f"objects are nested at most {MAX_TYPE_DEPTH} deep", path=("schema",))
-    parts = {}
+    parts, errors = {}, []
     for name, field in schema.items():
         try:
             parts[name] = _part(field, depth)
         except TypeSyntaxError as error:
-            raise TypeSyntaxError(error.message, remedy=error.remedy, path=("schema", name, *error.path)) from None
+            errors += error.below("schema", name)
+    _raise_all(errors)
     return MappingProxyType(parts)
 
 
@@ -252,10 +269,10 @@ def _with_enum(shape: Shape, enum: Sequence[Any]) -> Shape:
         )
     if not isinstance(enum, Sequence) or isinstance(enum, str) or not enum:
         raise TypeSyntaxError("an enum is a list of at least one value", path=("enum",))
-    for index, value in enumerate(enum):
-        if not _is_of(value, shape.kind):
-            remedy = "Put it in quotes." if shape.kind == "str" and value is not None else ""
-            raise TypeSyntaxError(f"this value is not of the type {shape.kind!r}", remedy=remedy, path=("enum", index))
+    wrong = [index for index, value in enumerate(enum) if not _is_of(value, shape.kind)]
+    remedy = "Put it in quotes." if shape.kind == "str" else ""
+    message = f"this value is not of the type {shape.kind!r}"
+    _raise_all([TypeSyntaxError(message, remedy=remedy, path=("enum", index)) for index in wrong])
     return replace(shape, enum=tuple(dict.fromkeys(enum)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -96,7 +96,8 @@ class ValueType:
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:
         shape = self.shape.element if self.shape.kind == "append" and self.shape.element else self.shape
-        return TypeAdapter(annotation_of(shape))
+        shape = replace(shape, nullable=False)  # null has been looked at already
+        return _common_adapter(shape.text) if _is_bare(shape) else TypeAdapter(annotation_of(shape))
 
     @cached_property
     def _element(self) -> ValueType | None:
@@ -122,6 +123,19 @@ def parse_type(text: str, *, schema: Mapping[str, Any] | None = None, enum: Sequ
         TypeSyntaxError: With a remedy, and the place below `schema` or `enum`.
     """
     return ValueType(parse_shape(text, schema=schema, enum=enum))
+
+
+@lru_cache(maxsize=256)
+def _common_adapter(text: str) -> TypeAdapter[Any]:
+    """Keep the checkers of types that stand for themselves: a file may have hundreds of texts and numbers."""
+    return TypeAdapter(annotation_of(parse_shape(text)))
+
+
+def _is_bare(shape: Shape) -> bool:
+    """Tell whether a type's text says all of it."""
+    if shape.kind in {"object", "append"} or shape.enum is not None or shape.nullable:
+        return False
+    return shape.kind != "any" and (shape.element is None or shape.element.kind == "any" or _is_bare(shape.element))
 
 
 _JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}

@@ -93,7 +93,6 @@ def _walk(value: Any, path: tuple[str, ...], start: int, placeholder: Placeholde
 
 def part_of(value: Any, part: str) -> Any:
     """Read a key of a dict or an index of a list; `is_missing` tells whether there was one."""
-    # Exact types, not protocols: an object of the caller's must not run code of its own when it is read.
     if isinstance(value, Mapping):
         return value.get(part, _MISSING)
     if isinstance(value, list | tuple) and part.isascii() and part.isdecimal() and len(part) < 10:
