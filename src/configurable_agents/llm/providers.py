@@ -61,6 +61,9 @@ _PROVIDERS: Final[Mapping[str, _Provider]] = {
     "openai_compatible": _Provider("langchain_openai", "ChatOpenAI", "openai"),
 }
 
+KEY_VARIABLES: Final = tuple(name for provider in _PROVIDERS.values() for name in provider.key_variables)
+"""Where keys usually are; their values are hidden in what is kept."""
+
 _RESERVED: Final[Mapping[str, str]] = {
     **dict.fromkeys(("model", "model_name"), "llm.model"),
     "temperature": "llm.temperature",
@@ -118,7 +121,7 @@ def wrap_model(model: BaseChatModel, *, price: PriceConfig | None = None) -> Cha
     """
     from langchain_core.language_models.chat_models import BaseChatModel
 
-    from configurable_agents.llm.adapter import LangchainModel, model_info
+    from configurable_agents.llm.adapter import LangchainModel, model_info, without_kept_connections
     from configurable_agents.llm.prices import LISTED_PROVIDERS, Pricing
 
     if not isinstance(model, BaseChatModel):
@@ -126,7 +129,8 @@ def wrap_model(model: BaseChatModel, *, price: PriceConfig | None = None) -> Cha
     own = getattr(model, "model_info", None)
     info = own if isinstance(own, ModelInfo) else model_info(model)
     free = isinstance(own, ModelInfo) and own.provider in {"local", "scripted"}
-    return LangchainModel(model, info, Pricing(price, free, LISTED_PROVIDERS.get(info.provider)))
+    pricing = Pricing(price, free, LISTED_PROVIDERS.get(info.provider))
+    return LangchainModel(without_kept_connections(model), info, pricing)
 
 
 def _open_scripted(llm: LLMConfig) -> ChatModel:
@@ -225,6 +229,8 @@ def _import(module: str, name: str, remedy: str) -> Any:
 
 def _options(kind: Any, llm: LLMConfig, *, key: str | None, api_base: str | None, retries: int) -> dict[str, Any]:
     """Give the constructor's arguments, by the names that this class knows them by."""
+    from configurable_agents.llm.adapter import CLOSE_AFTER_USE
+
     taken = _parameters(kind)
     _refuse_params(kind, llm, taken)
     wanted: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
@@ -244,6 +250,11 @@ def _options(kind: Any, llm: LLMConfig, *, key: str | None, api_base: str | None
         options[name] = value
     if "max_retries" in taken:
         options["max_retries"] = retries  # one `ask` is one request: the engine counts and repeats
+    # A handshake costs little beside a model's answer; see `without_kept_connections`.
+    if "default_headers" in taken:
+        options["default_headers"] = {**CLOSE_AFTER_USE, **(options.get("default_headers") or {})}
+    elif "client_kwargs" in taken:
+        options["client_kwargs"] = {"headers": dict(CLOSE_AFTER_USE)}
     return options
 
 

@@ -16,7 +16,7 @@ from opentelemetry.trace import Span, SpanKind
 from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
-from configurable_agents.config.environment import fill_environment
+from configurable_agents.config.environment import Filled, fill_environment
 from configurable_agents.config.reach import refuse_untrusted
 from configurable_agents.config.schema import RuntimeConfig, WorkflowConfig
 from configurable_agents.core.encoding import encode
@@ -32,7 +32,7 @@ from configurable_agents.observability.route import RunRoute
 from configurable_agents.observability.tracing import get_tracer, is_recording, routed
 from configurable_agents.runtime.driver import drive
 from configurable_agents.runtime.engine import CANCEL_SECONDS, Engine, Final, RunError
-from configurable_agents.runtime.models import open_models
+from configurable_agents.runtime.models import key_values, open_models
 from configurable_agents.runtime.result import RunObserver, RunResult
 from configurable_agents.runtime.stores import OpenStore, StoreChoice, open_store
 from configurable_agents.runtime.workflow import Workflow, load_workflow, workflow_from_config
@@ -149,7 +149,7 @@ def _prepare(
     ready = workflow if isinstance(workflow, Workflow) else load_workflow(workflow)
     if not trust:
         refuse_untrusted(ready.loaded)
-    filled = fill_environment(ready.loaded, os.environ)
+    filled = _filled(ready)
     given, defaults = ready.inputs.split(inputs or {})
     return _Ready(
         workflow=ready,
@@ -158,11 +158,16 @@ def _prepare(
         defaults=defaults,
         functions=_functions(ready, functions or {}),
         models=open_models(ready, filled.config, models or {}, environ=os.environ, trust=trust),
-        secrets=filled.secrets,
+        secrets=filled.secrets | key_values(ready, filled.config, os.environ),
         store=store,
         timeout_seconds=timeout_seconds if timeout_seconds is not None else filled.config.execution.timeout,
         observers=observers,
     )
+
+
+def _filled(workflow: Workflow) -> Filled:
+    config = workflow.config.config
+    return fill_environment(config, os.environ) if workflow.names_variables else Filled(config, frozenset())
 
 
 def _functions(workflow: Workflow, offered: Mapping[str, Callable[..., Any]]) -> dict[str, Function]:

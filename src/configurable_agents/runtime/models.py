@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from configurable_agents.config.schema import LLMConfig, RuntimeConfig
 from configurable_agents.errors import ModelSetupError
 from configurable_agents.llm.base import ChatModel
-from configurable_agents.llm.providers import open_model, wrap_model
+from configurable_agents.llm.providers import KEY_VARIABLES, open_model, wrap_model
 from configurable_agents.llm.selection import merge_llm, parse_model_name
 from configurable_agents.runtime.workflow import Workflow
 
@@ -60,6 +60,12 @@ def open_models(
             opened[key] = _opened(node.id, llm, environ=environ, trust=trust)
         models[node.id] = opened[key]
     return models
+
+
+def key_values(workflow: Workflow, config: RuntimeConfig, environ: Mapping[str, str]) -> frozenset[str]:
+    """Give the keys that the models of a workflow may have been given, so that they can be hidden in what is kept."""
+    named = {llm.api_key_env for llm in (config.llm, *(node.llm for node in workflow.model_nodes)) if llm}
+    return frozenset(environ[name] for name in {*named, *KEY_VARIABLES} if name and environ.get(name))
 
 
 def _opened(node_id: str, llm: LLMConfig, *, environ: Mapping[str, str], trust: bool) -> ChatModel:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from configurable_agents.config.environment import references
 from configurable_agents.config.loader import LoadedConfig, config_from_mapping, load_config
 from configurable_agents.config.schema import FunctionNode, ModelNode, WorkflowConfig
 from configurable_agents.core.graph import Plan, compile_plan
@@ -39,6 +40,11 @@ class Workflow:
     def function_names(self) -> frozenset[str]:
         """The functions that its nodes call."""
         return frozenset(node.function for node in self.config.nodes if isinstance(node, FunctionNode))
+
+    @cached_property
+    def names_variables(self) -> bool:
+        """Whether `${env:…}` in `config` is to be filled in for each run."""
+        return bool(references(self.config.config))
 
     @cached_property
     def model_nodes(self) -> tuple[ModelNode, ...]:
