@@ -12,9 +12,9 @@ ConfigurableAgentsError
 │   ├── NodeTimeoutError       an attempt took longer than the node's `timeout`
 │   ├── RunTimeoutError        the run took longer than its timeout
 │   ├── ExecutionLimitError    the run reached `max_node_executions`
-│   └── MapError               the items of a map are no list
-├── TemplateError              a template cannot be filled in; a node failed with it
-├── ConditionError             a condition cannot be computed; a node failed with it
+│   ├── MapError               the items of a map are no list
+│   ├── TemplateError          a template cannot be filled in
+│   └── ConditionError         a condition cannot be computed
 ├── StorageError               a store cannot be opened, read or written
 └── RunNotFoundError           the store holds no such run
 """
@@ -119,11 +119,11 @@ class MapError(NodeError):
     """The items of a map are no list."""
 
 
-class TemplateError(ConfigurableAgentsError):
+class TemplateError(NodeError):
     """A template cannot be filled in: a path that leads nowhere, or a text that grows too large."""
 
 
-class ConditionError(ConfigurableAgentsError):
+class ConditionError(NodeError):
     """A condition cannot be computed: null or a wrong type where a number is needed, a path that leads nowhere."""
 
 

@@ -224,7 +224,9 @@ class _Run:
 
     async def _drive(self, executor: NodeExecutor, *, exclusive: bool) -> Final:
         engine = Engine(self._workflow.plan, self._workflow.nodes, executor, exclusive=exclusive)
-        body = engine.run({**self._ready.defaults, **self._ready.given})
+        ready = self._ready
+        # In the order of the fields, whether given or not: it is the order in which people see them.
+        body = engine.run({n: ready.given[n] if n in ready.given else ready.defaults[n] for n in self._workflow.inputs.fields})
         seconds = self._ready.timeout_seconds
         try:
             if seconds is None:
