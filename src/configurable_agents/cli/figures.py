@@ -100,6 +100,6 @@ def cost_of(totals: Totals, *, note: bool = False) -> str:
     return usd(totals.cost_usd) + (" (priced at 0)" if note and totals.cost_usd == 0 else "")
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str = "") -> str:
     """Say a number of things: `1 model call`, `2 model calls`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

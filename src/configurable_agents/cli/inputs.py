@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from configurable_agents.config.schema import StateField
-from configurable_agents.errors import ConfigError, InputError
+from configurable_agents.errors import InputError
+
+if TYPE_CHECKING:
+    from configurable_agents.config.schema import StateField
 
 STDIN: Final = "-"
 
@@ -103,12 +106,28 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _mapping(place: str, read: Callable[[str], str]) -> dict[str, Any]:
-    from configurable_agents.config.loader import parse_mapping
-
+    name, text = _name_of(place), read(place)
     try:
-        return dict(parse_mapping(read(place), name=_name_of(place)))
-    except ConfigError as error:
-        raise InputError([str(problem) for problem in error.problems]) from error
+        value = _json(text)  # any size; the YAML reader has the limits of workflow files
+    except ValueError:
+        value = _yaml(text, name)
+    if not isinstance(value, dict):
+        raise InputError([f"{name} holds no mapping of inputs, as topic: refunds"])
+    return value
+
+
+def _yaml(text: str, name: str) -> Any:
+    from configurable_agents.config.findings import Findings
+    from configurable_agents.config.reader import Unreadable, read
+
+    findings = Findings()
+    positions = None
+    value = None
+    with suppress(Unreadable):
+        value, positions = read(text, findings)
+    if findings:
+        raise InputError([str(problem) for problem in findings.problems(positions, file=name)])
+    return value
 
 
 def _name_of(place: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.cells import cell_len
 from rich.padding import Padding
@@ -13,7 +13,9 @@ from configurable_agents.cli.screen import Screen
 from configurable_agents.cli.text import one_line
 from configurable_agents.cli.tree import RunView, header, named_values, tree
 from configurable_agents.cli.values import outline
-from configurable_agents.config.schema import WorkflowConfig
+
+if TYPE_CHECKING:
+    from configurable_agents.config.schema import WorkflowConfig
 
 _INLINE: Final = 60
 """A longer value stands below its name."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from configurable_agents.cli import figures
 from configurable_agents.cli.options import DebugOption, JsonOption, RunArgument, StoreOption, screen_of
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 
 runs = typer.Typer(help="List, show and delete the runs that are kept.", no_args_is_help=True)
 
-_ID_LENGTHS: Final = (13, 18, 23, 36)
-"""A run id's first 13 characters are its millisecond; the groups after them tell apart what began in the same one."""
 _AGO: Final = re.compile(r"(\d+)\s*(s|m|min|h|d|w)")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -36,7 +32,9 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours",
 def list_(
     context: typer.Context,
     workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this workflow.")] = None,
-    status: Annotated[Status | None, typer.Option(help="Only runs with this status.")] = None,
+    status: Annotated[
+        Status | None, typer.Option(metavar="STATUS", help=f"Only runs with this status: {', '.join(Status)}.")
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option(
@@ -62,7 +60,10 @@ def list_(
         for run in found:
             screen.write_json(run_object(run))
     elif found:
-        _show_list(screen, found)
+        from configurable_agents.cli.listing import listing
+
+        for line in listing(found, now_unix_nano=time.time_ns(), width=screen.out.width, signs=screen.signs):
+            screen.show(line)
     else:
         asked = " such" if workflow or status or since else ""
         screen.tell(f"{place} holds no{asked} run")
@@ -142,35 +143,6 @@ def _read(backend: StorageBackend, run: str) -> RunView:
     nodes = backend.execution_states.get_state_history(record.run_id)
     spans = backend.execution_states.list_spans(record.run_id)
     return RunView(record, nodes, spans, time.time_ns())
-
-
-def _show_list(screen: Screen, found: Sequence[WorkflowRunRecord]) -> None:
-    from configurable_agents.cli.tree import STYLES, mark_of
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for name in ("run", "workflow", "status", "started"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis" if name == "workflow" else "fold")
-    for name in ("took", "tokens", "cost"):
-        table.add_column(name, justify="right", no_wrap=True)
-    signs, length = screen.signs, id_length([run.run_id for run in found])
-    for run in found:
-        cells = [figures.duration(run.duration_seconds), figures.tokens_of(run), figures.cost_of(run)]
-        table.add_row(
-            run.run_id[:length],
-            Text(one_line(run.workflow_name)),
-            Text(f"{mark_of(run.status, signs)} {run.status}", STYLES.get(run.status, "")),
-            figures.instant(run.start_time_unix_nano),
-            *(Text(signs.spell(cell)) for cell in cells),
-        )
-    screen.show(table)
-
-
-def id_length(run_ids: Sequence[str]) -> int:
-    """Say how many characters of the ids tell them apart."""
-    for length in _ID_LENGTHS:
-        if len({run_id[:length] for run_id in run_ids}) == len(set(run_ids)):
-            return length
-    return _ID_LENGTHS[-1]
 
 
 def parse_since(text: str, *, now: datetime) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from typing import Any, Final
 
 import orjson
@@ -77,7 +78,14 @@ def header(view: RunView, *, signs: Signs) -> list[Text]:
     title = Text.assemble((f"{mark_of(run.status, signs)} ", style), (one_line(run.workflow_name), "bold"), version)
     title.append(f"  {run.status}", style)
     lines = [title, *(Text.assemble((f"{name:<9}", _NAME), signs.spell(value)) for name, value in rows)]
-    return [*lines, *_error_lines(run, "", style, signs)]
+    errors = _error_lines(run, "", style, signs)
+    return [
+        *lines,
+        *(
+            Text.assemble((f"{name:<9}", _NAME), text)
+            for name, text in zip(chain(["error"], repeat("")), errors, strict=False)
+        ),
+    ]
 
 
 def _took(view: RunView) -> tuple[str, str]:
@@ -104,13 +112,12 @@ def _named(name: str, value: Any, pad: int, width: int, signs: Signs) -> Text:
 
 def tree(view: RunView, *, width: int, signs: Signs) -> list[Text]:
     """Give the run's tree: each node execution in the order of `seq`, with its model calls below it."""
-    return _aligned(list(_lines(view, width, signs)), width)
+    return _aligned(list(_lines(view, width, signs)), width, signs)
 
 
 def _lines(view: RunView, width: int, signs: Signs) -> Iterator[_Line]:
     run = view.run
-    time = figures.duration(run.duration_seconds)
-    yield _Line("", "", "bold", one_line(run.workflow_name), time, figures.tokens_of(run), figures.cost_of(run))
+    yield _Line("", "", "bold", one_line(run.workflow_name), *_figures(run, signs))
     strays = view.strays()
     for node in view.nodes:
         last = node is view.nodes[-1] and not strays
@@ -119,13 +126,18 @@ def _lines(view: RunView, width: int, signs: Signs) -> Iterator[_Line]:
         yield from _span_lines(span, view, "", span is strays[-1], signs)
 
 
+def _figures(record: WorkflowRunRecord | ExecutionStateRecord, signs: Signs) -> tuple[str, str, str]:
+    tokens, cost = signs.spell(figures.tokens_of(record)), signs.spell(figures.cost_of(record))
+    return figures.duration(record.duration_seconds), tokens, cost
+
+
 def _node_lines(node: ExecutionStateRecord, view: RunView, last: bool, width: int, signs: Signs) -> Iterator[_Line]:
     style = STYLES.get(node.status, "")
     guide, below = (signs.last, signs.gap) if last else (signs.branch, signs.line)
     calls = view.children(node.span_id)
     details = _details(node, calls, below + signs.gap, width, signs)
     mark = mark_of(node.status, signs)
-    figures_of_node = (figures.duration(node.duration_seconds), figures.tokens_of(node), figures.cost_of(node))
+    figures_of_node = _figures(node, signs)
     lines = [
         _Line(guide, f"{mark} ", style, _label(node, view, signs), *figures_of_node),
         *(line for call in calls for line in _span_lines(call, view, below, call is calls[-1], signs)),
@@ -156,26 +168,27 @@ def _span_lines(span: SpanRecord, view: RunView, guide: str, last: bool, signs: 
     if span.model and span.operation == Operation.CHAT and one_line(span.model) not in label:
         label += f" ({one_line(span.model)})"
     if retries := _attributes(span).get(semconv.RETRIES):
-        label += f", {figures.count(int(retries), 'retry').replace('retrys', 'retries')}"
+        label += f", {figures.count(int(retries) + 1, 'try', 'tries')}"
     details = tuple(_span_error(span, guide + signs.gap + signs.gap, signs))
-    asked = span.input_tokens is not None or span.output_tokens is not None
-    tokens = _span_tokens(span) if asked else ""
-    cost = (
-        ""
-        if span.operation != Operation.CHAT
-        else figures.usd(span.cost_usd)
-        if span.cost_usd is not None
-        else "unknown"
-    )
     style = "red" if span.status_code == "ERROR" else "dim"
     head = guide + (signs.last if last else signs.branch)
-    yield _Line(head, "", style, label, figures.duration(span.duration_seconds), tokens, cost, details)
+    figures_of_span = (figures.duration(span.duration_seconds), signs.spell(_span_tokens(span)), _span_cost(span))
+    yield _Line(head, "", style, label, *figures_of_span, details)
     below = view.children(span.span_id)
     for child in below:
         yield from _span_lines(child, view, guide + (signs.gap if last else signs.line), child is below[-1], signs)
 
 
+def _span_cost(span: SpanRecord) -> str:
+    if span.cost_usd is not None:
+        return figures.usd(span.cost_usd)
+    # A call that failed before it used anything has no price to be unknown.
+    return "unknown" if span.operation == Operation.CHAT and span.input_tokens is not None else ""
+
+
 def _span_tokens(span: SpanRecord) -> str:
+    if span.input_tokens is None and span.output_tokens is None:
+        return ""
     cached, reasoning = span.cache_read_tokens or 0, span.reasoning_tokens or 0
     return figures.tokens(span.input_tokens, span.output_tokens, cached=cached, reasoning=reasoning)
 
@@ -226,12 +239,12 @@ def _attributes(record: ExecutionStateRecord | SpanRecord) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _aligned(lines: Sequence[_Line], width: int) -> list[Text]:
+def _aligned(lines: Sequence[_Line], width: int, signs: Signs) -> list[Text]:
     """Set the figures in columns beside the tree, or below each line where they leave it no room."""
     widths = [max(cell_len(getattr(line, name)) for line in lines) for name in ("time", "tokens", "cost")]
     room = width - sum(widths) - 2 * len(widths)
     if room < _MIN_LABEL:
-        return [text for line in lines for text in _stacked(line, width)]
+        return [text for line in lines for text in _stacked(line, width, signs)]
     label = min(max(cell_len(line.guide + line.mark + line.label) for line in lines), room)
     return [text for line in lines for text in _in_columns(line, label, widths)]
 
@@ -247,11 +260,13 @@ def _in_columns(line: _Line, label: int, widths: Sequence[int]) -> Iterator[Text
     yield from line.details
 
 
-def _stacked(line: _Line, width: int) -> Iterator[Text]:
+def _stacked(line: _Line, width: int, signs: Signs) -> Iterator[Text]:
     yield _head(line, width)
-    values = " · ".join(value for value in (line.time, line.tokens, line.cost) if value)
+    below = line.guide.replace(signs.branch, signs.line).replace(signs.last, signs.gap) + "  "
+    values = f" {signs.dot} ".join(value for value in (line.time, line.tokens, line.cost) if value)
     if values:
-        yield Text.assemble((" " * (cell_len(line.guide) + 2), _GUIDE), (values, "dim"))
+        room = width - cell_len(below)
+        yield Text.assemble((below, _GUIDE), (fit(signs.spell(values), room, ellipsis=signs.ellipsis), "dim"))
     yield from line.details
 
 

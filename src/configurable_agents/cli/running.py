@@ -1,0 +1,141 @@
+"""A run from the command line: watched while it runs, then shown, with its errors and its place."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import traceback
+from asyncio import CancelledError
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from configurable_agents.cli.as_json import result_object, unfinished_object
+from configurable_agents.cli.collector import Collector
+from configurable_agents.cli.progress import LiveProgress
+from configurable_agents.cli.results import show_outputs, show_view
+from configurable_agents.cli.screen import Screen
+from configurable_agents.cli.tree import RunView
+from configurable_agents.errors import ConfigurableAgentsError, WorkflowExecutionError
+from configurable_agents.runtime.executor import run_workflow
+from configurable_agents.runtime.result import RunResult
+from configurable_agents.runtime.workflow import Workflow
+from configurable_agents.storage.factory import create_storage_backend, store_target
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    workflow: Workflow
+    inputs: Mapping[str, Any]
+    functions: Mapping[str, Callable[..., Any]] | None
+    model: str | None
+    store: str | None
+    keep: bool
+    trust: bool
+    as_json: bool
+
+
+def run_and_show(screen: Screen, asked: Request) -> int:
+    """Run a workflow and show what became of it; gives the exit code.
+
+    Raises:
+        KeyboardInterrupt: It was cancelled, which has been said.
+        ConfigurableAgentsError: It did not begin.
+    """
+    collector = Collector()
+    try:
+        result = _execute(screen, asked, collector)
+    except KeyboardInterrupt:
+        _report_cancelled(screen, asked, collector.view())
+        raise
+    # A node's own `sys.exit(0)` must not look like success.
+    except (WorkflowExecutionError, SystemExit, CancelledError) as error:
+        _report_failed(screen, asked, collector.view(), error)
+        return 1
+    _report_done(screen, asked, collector.view(), result)
+    return 0
+
+
+def _execute(screen: Screen, asked: Request, collector: Collector) -> RunResult:
+    with LiveProgress(screen.err, asked.workflow.config.flow.name) as progress:
+        return run_workflow(
+            asked.workflow,
+            asked.inputs,
+            functions=asked.functions,
+            models={"default": asked.model} if asked.model else None,
+            store=asked.store if asked.keep else False,
+            trust=asked.trust,
+            observers=(collector, progress),
+        )
+
+
+def _report_done(screen: Screen, asked: Request, view: RunView | None, result: RunResult) -> None:
+    if asked.as_json:
+        screen.write_json(result_object(result))
+        return
+    show_outputs(screen, asked.workflow.config, result.outputs)
+    _show(screen, view)
+    _say_where(screen, asked, result.run_id, result.store)
+
+
+def _report_failed(screen: Screen, asked: Request, view: RunView | None, error: BaseException) -> None:
+    store = _find_store(asked, view)
+    if asked.as_json:
+        _write_unfinished(screen, view, store)
+    else:
+        _show(screen, view)
+    if screen.debug:
+        traceback.print_exception(error)
+    screen.complain(str(error) if isinstance(error, WorkflowExecutionError) else f"{type(error).__name__}: {error}")
+    if view is not None:
+        _say_where(screen, asked, view.run.run_id, store)
+
+
+def _report_cancelled(screen: Screen, asked: Request, view: RunView | None) -> None:
+    store = _find_store(asked, view)
+    if asked.as_json:
+        _write_unfinished(screen, view, store)
+    screen.complain("cancelled", kind="error")
+    if view is not None:
+        _say_where(screen, asked, view.run.run_id, store)
+
+
+def _write_unfinished(screen: Screen, view: RunView | None, store: str | None) -> None:
+    if view is not None:
+        screen.write_json(unfinished_object(view.run, store=store))
+
+
+def _show(screen: Screen, view: RunView | None) -> None:
+    if view is not None:
+        show_view(screen, view, with_inputs=False)
+
+
+def _find_store(asked: Request, view: RunView | None) -> str | None:
+    """Look whether the store holds a run that did not complete: its error does not say so."""
+    storage = asked.workflow.config.config.storage
+    if view is None or not asked.keep or (asked.store is None and storage is not None and not storage.enabled):
+        return None
+    try:
+        backend = create_storage_backend(store_target(asked.store, os.environ, storage), read_only=True)
+        try:
+            backend.runs.get(view.run.run_id)
+            return backend.location
+        finally:
+            backend.close()
+    except ConfigurableAgentsError:
+        return None
+
+
+def _say_where(screen: Screen, asked: Request, run_id: str, store: str | None) -> None:
+    if store is None:
+        screen.tell("not kept" + ("" if asked.keep else " (--no-store)"), style="dim")
+        return
+    # `runs show` looks at --store, the environment and the default place, but not into the workflow file.
+    elsewhere = asked.store is not None or (
+        "CONFIGURABLE_AGENTS_STORE" not in os.environ and asked.workflow.config.config.storage is not None
+    )
+    option = f" --store {shlex.quote(store)}" if elsewhere else ""
+    screen.tell(f"kept in {store}", style="dim")
+    screen.tell(f"show again: configurable-agents runs show {run_id[:18]}{option}", style="dim")
