@@ -1,4 +1,4 @@
-"""A PostgreSQL cluster of the tests' own, and a fresh database in it for each test that asks.
+"""A PostgreSQL cluster of the tests' own, and an empty place in it for each test that asks.
 
 Needs `initdb` on the PATH or under /usr/lib/postgresql, and psycopg. The server refuses to run as root: as root it runs
 as a plain user.
@@ -41,12 +41,21 @@ class PostgresServer:
 
     def new_database(self) -> str:
         """Create an empty database and give its URL."""
+        name = f"test_{next(self.numbers)}"
+        self._execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        return self.url(name)
+
+    def new_schema(self) -> str:
+        """Create an empty schema and give a URL that sees nothing else: much faster than a database."""
+        name = f"test_{next(self.numbers)}"
+        self._execute(f"CREATE SCHEMA {name}")
+        return f"{self.url('postgres')}&options=-csearch_path%3D{name}"
+
+    def _execute(self, statement: str) -> None:
         import psycopg
 
-        name = f"test_{next(self.numbers)}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-        return self.url(name)
+            connection.execute(statement)
 
 
 @pytest.fixture(scope="session")
@@ -65,8 +74,8 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> str:
-    """Give the URL of a fresh database."""
-    return postgres_server.new_database()
+    """Give the URL of a place that is empty."""
+    return postgres_server.new_schema()
 
 
 def _find_programs() -> Path | None:

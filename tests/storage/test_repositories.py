@@ -35,7 +35,7 @@ from configurable_agents.storage.base import (
 
 # The store outlives the examples: what one example wrote is deleted, or has keys of its own.
 on_one_store = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 CONFIG = "flow:\n  name: support\n"

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import ExitStack
 
 from _records import node_record, run_id, run_record, span_record
 from configurable_agents.storage.base import StorageBackend
@@ -16,7 +16,7 @@ from configurable_agents.storage.factory import create_storage_backend
 
 THREADS = 8
 PROCESSES = 4
-RUNS = 10
+RUNS = 8
 NODES = 3
 
 Open = Callable[..., StorageBackend]
@@ -60,21 +60,26 @@ def test_threads_that_first_open_one_fresh_store_at_once_all_write(open_store: O
 
 
 def test_processes_that_first_open_one_fresh_store_at_once_all_write(target: str, open_store: Open) -> None:
-    command = [sys.executable, str(Path(__file__)), target]
-    processes = [
-        subprocess.Popen(
-            [*command, str(writer)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        )
-        for writer in range(1, PROCESSES + 1)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-    for process in processes:
-        process.communicate(b"go\n", timeout=60)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, __file__, target, str(writer)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=environ,
+                )
+            )
+            for writer in range(1, PROCESSES + 1)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+            process.stdin.close()
     assert [process.returncode for process in processes] == [0] * PROCESSES
     assert_every_row_is_there(open_store(), PROCESSES)
 

@@ -40,10 +40,10 @@ def schema(target: str) -> list[Any]:
     postgresql = [
         (
             "SELECT table_name, column_name, data_type, is_nullable, collation_name, column_default"
-            " FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, ordinal_position"
+            " FROM information_schema.columns WHERE table_schema = current_schema() ORDER BY 1, ordinal_position"
         ),
-        "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2",
-        "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1",
+        "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema() ORDER BY 1, 2",
+        "SELECT viewname, definition FROM pg_views WHERE schemaname = current_schema() ORDER BY 1",
     ]
     with plain_connection(target) as connection:
         rows = [
