@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from opentelemetry.sdk.trace import ReadableSpan
 
 from configurable_agents import semconv
-from configurable_agents.runtime.workflow import Workflow, compile_workflow
 from configurable_agents.config.loader import parse_config
+from configurable_agents.runtime.workflow import Workflow, compile_workflow
 
 
 def workflow(text: str) -> Workflow:
@@ -42,7 +42,8 @@ def make(
         "edges": [dict(edge) for edge in edges],
         "config": dict(config or {}),
     }
-    return workflow(yaml.safe_dump(document, sort_keys=False))
+    # JSON is YAML too; a YAML dump would write what stands twice as an alias, which files may not have.
+    return workflow(json.dumps(document, indent=1))
 
 
 class Spans:

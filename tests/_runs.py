@@ -1,0 +1,128 @@
+"""Parts of small workflows, ways to run them, and ways to look into the store afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configurable_agents import RunResult, arun_workflow, create_storage_backend, run_workflow
+from configurable_agents.storage.base import ExecutionStateRecord, SpanRecord, WorkflowRunRecord
+
+Run = Callable[..., RunResult]
+TESTS = Path(__file__).parent
+
+
+def run_async(*args: Any, **options: Any) -> RunResult:
+    """Run a workflow through `arun_workflow` on a loop of its own."""
+    return asyncio.run(arun_workflow(*args, **options))
+
+
+both_ways = pytest.mark.parametrize("run", [run_workflow, run_async], ids=["sync", "async"])
+"""Run the test with the blocking and with the async call."""
+
+
+def field(kind: str, default: Any = None, **more: Any) -> dict[str, Any]:
+    """Give a state field; without a default it starts as null."""
+    return {"type": kind, **({} if default is None else {"default": default}), **more}
+
+
+def calls(node_id: str, *outputs: str, **inputs: Any) -> dict[str, Any]:
+    """Give a function node that calls the function of its own name."""
+    return {"id": node_id, "function": node_id, "inputs": inputs, "outputs": list(outputs)}
+
+
+def asks(node_id: str, *outputs: str, **more: Any) -> dict[str, Any]:
+    """Give a model node that is asked by its own name."""
+    return {"id": node_id, "prompt": node_id, "outputs": list(outputs), **more}
+
+
+def chain(nodes: str) -> list[dict[str, Any]]:
+    """Give plain edges through nodes: `START a b END`."""
+    return [{"from": here, "to": there} for here, there in pairwise(nodes.split())]
+
+
+def scripted(*replies: Any, price: Mapping[str, Any] | None = None, **execution: Any) -> dict[str, Any]:
+    """Give a `config` block with a scripted model and no pauses to speak of."""
+    llm: dict[str, Any] = {"provider": "scripted", "params": {"replies": list(replies)}}
+    if price is not None:
+        llm["price"] = dict(price)
+    return {"llm": llm, "execution": execution}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a store holds of one run."""
+
+    run: WorkflowRunRecord
+    nodes: list[ExecutionStateRecord]
+    spans: list[SpanRecord]
+
+    def node(self, node_id: str) -> ExecutionStateRecord:
+        """Give the only execution of a node."""
+        (found,) = [record for record in self.nodes if record.node_id == node_id]
+        return found
+
+    def said(self) -> list[tuple[str, str]]:
+        """Give node ids and statuses in the order of seq."""
+        return [(record.node_id, str(record.status)) for record in self.nodes]
+
+
+def kept(store: Path, run_id: str = "last") -> Kept:
+    """Read a run back through the repositories."""
+    backend = create_storage_backend(store, read_only=True)
+    try:
+        run = backend.runs.get(run_id)
+        states = backend.execution_states
+        return Kept(run, states.get_state_history(run.run_id), states.list_spans(run.run_id))
+    finally:
+        backend.close()
+
+
+def state_at(store: Path, run_id: str, seq: int | None = None) -> dict[str, Any]:
+    """Read the state after an execution."""
+    backend = create_storage_backend(store, read_only=True)
+    try:
+        return backend.execution_states.get_state_at(run_id, seq)
+    finally:
+        backend.close()
+
+
+def rows(store: Path, query: str, *values: Any) -> list[Any]:
+    """Ask a SQLite file what anybody could ask it."""
+    with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as connection:
+        return connection.execute(query, values).fetchall()
+
+
+def start_program(text: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """Start a Python program that can import the tests' helpers."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [sys.executable, "-c", text, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**variables, "PYTHONPATH": path, **environment},
+    )
+
+
+def run_program(text: str, *arguments: object, seconds: float = 60, **environment: str) -> tuple[int, str, str]:
+    """Run a program to its end: exit code, stdout, stderr."""
+    with start_program(text, *arguments, **environment) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return process.returncode, out, err

@@ -1,0 +1,277 @@
+"""What a run leaves in its store, and what it does where there is none."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from _plain_user import plain_user
+from _runs import Run, both_ways, calls, chain, field, kept, rows
+from _workflows import make
+from configurable_agents import (
+    NodeExecutionError,
+    RunNotFoundError,
+    StorageError,
+    Workflow,
+    create_storage_backend,
+    run_workflow,
+)
+
+DOUBLE = {"double": lambda x: x * 2}
+
+
+def doubling(**storage: Any) -> Workflow:
+    """One node that doubles a number."""
+    return make(
+        [calls("double", "x", x="{x}")],
+        chain("START double END"),
+        {"x": field("int", required=True)},
+        {"storage": storage} if storage else None,
+        name="doubling",
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "runs.db"
+
+
+@contextmanager
+def locked(store: Path) -> Iterator[None]:
+    """Hold a store's write lock, as another program may."""
+    with closing(sqlite3.connect(store, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@both_ways
+def test_the_run_is_in_the_store_as_running_before_its_first_node_starts(run: Run, store: Path) -> None:
+    seen: list[Any] = []
+
+    def double(x: int) -> int:
+        seen.extend(rows(store, "SELECT run_id, status, workflow_name, inputs_json FROM workflow_runs"))
+        return x * 2
+
+    result = run(doubling(), {"x": 2}, functions={"double": double}, store=store)
+    assert seen == [(result.run_id, "running", "doubling", '{"x":2}')]
+
+
+@both_ways
+def test_the_run_is_updated_when_it_completes(run: Run, store: Path) -> None:
+    result = run(doubling(), {"x": 2}, functions=DOUBLE, store=store)
+    stored = kept(store, result.run_id)
+    assert (stored.run.status, stored.run.status_code, stored.run.error_message) == ("completed", "OK", None)
+    assert stored.run.duration_seconds == result.duration_seconds
+    assert stored.run.end_time_unix_nano is not None
+    assert stored.run.end_time_unix_nano >= stored.run.start_time_unix_nano
+    assert (stored.run.node_executions, stored.run.trace_id) == (1, result.trace_id)
+    assert stored.said() == [("double", "completed")]
+    assert stored.node("double").outputs == {"x": 4}
+    assert (result.outputs, result.store, result.degraded) == ({"x": 4}, str(store), False)
+
+
+@both_ways
+def test_the_run_is_updated_when_it_fails(run: Run, store: Path) -> None:
+    with pytest.raises(NodeExecutionError) as caught:
+        run(doubling(), {"x": 0}, functions={"double": lambda x: 1 / x}, store=store)
+    stored = kept(store, caught.value.run_id)
+    assert (stored.run.status, stored.run.status_code) == ("failed", "ERROR")
+    assert (stored.run.error_type, stored.run.error_message) == ("ZeroDivisionError", "division by zero")
+    assert stored.said() == [("double", "failed")]
+
+
+def test_each_node_is_in_the_store_before_the_next_one_starts(store: Path) -> None:
+    """A later death of the process then loses none of the work that is done."""
+    seen: list[Any] = []
+
+    def b() -> int:
+        seen.extend(rows(store, "SELECT node_id, status, outputs_json FROM execution_states"))
+        return 2
+
+    both = make([calls("a", "x"), calls("b", "x")], chain("START a b END"), {"x": field("int")})
+    run_workflow(both, functions={"a": lambda: 1, "b": b}, store=store)
+    assert ("a", "completed", '{"x":1}') in seen
+
+
+@both_ways
+def test_a_locked_store_changes_nothing_but_degraded_and_one_warning(
+    run: Run, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(doubling(), {"x": 1}, functions=DOUBLE, store=store)
+    with locked(store), caplog.at_level(logging.WARNING):
+        started = time.perf_counter()
+        result = run(doubling(), {"x": 2}, functions=DOUBLE, store=store)
+        seconds = time.perf_counter() - started
+    assert (result.outputs, result.status, result.degraded) == ({"x": 4}, "completed", True)
+    assert len(caplog.records) == 1, caplog.text
+    assert "locked" in caplog.text
+    assert seconds < 0.25 + 0.2 + 0.3, "at most 250 ms at the start and 200 ms at the end, and some room"
+
+
+def test_records_arrive_when_a_locked_store_is_free_again(store: Path) -> None:
+    run_workflow(doubling(), {"x": 1}, functions=DOUBLE, store=store)
+    with locked(store):
+        first = run_workflow(doubling(), {"x": 2}, functions=DOUBLE, store=store)
+        with pytest.raises(NodeExecutionError) as caught:
+            run_workflow(doubling(), {"x": 3}, functions={"double": lambda x: 1 / 0}, store=store)
+    eventually(lambda: kept(store, caught.value.run_id).run.status == "failed")
+    stored = kept(store, first.run_id)
+    assert (stored.run.status, stored.said()) == ("completed", [("double", "completed")])
+
+
+def test_a_run_begun_while_the_store_was_locked_is_whole_if_the_lock_goes_meanwhile(store: Path) -> None:
+    run_workflow(doubling(), {"x": 1}, functions=DOUBLE, store=store)
+    with closing(sqlite3.connect(store, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+
+        def double(x: int) -> int:
+            other.execute("ROLLBACK")
+            return x * 2
+
+        result = run_workflow(doubling(), {"x": 2}, functions={"double": double}, store=store)
+    assert not result.degraded
+    assert kept(store, result.run_id).said() == [("double", "completed")]
+
+
+def eventually(holds: Any, *, seconds: float = 5) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if holds():
+                return
+        except RunNotFoundError:
+            pass
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.02)
+
+
+def a_directory(folder: Path) -> Path:
+    return folder
+
+
+def below_a_file(folder: Path) -> Path:
+    (folder / "file").write_text("x")
+    return folder / "file" / "runs.db"
+
+
+def another_format(folder: Path) -> Path:
+    (folder / "notes.txt").write_text("these are notes, and no database at all")
+    return folder / "notes.txt"
+
+
+def an_unwritable_folder(folder: Path) -> Path:
+    (folder / "closed").mkdir(mode=0o500)
+    return folder / "closed" / "runs.db"
+
+
+def a_read_only_file(folder: Path) -> Path:
+    store = folder / "read-only.db"
+    create_storage_backend(store).close()
+    store.chmod(0o400)
+    folder.chmod(0o500)
+    return store
+
+
+@both_ways
+@pytest.mark.parametrize("place", [a_directory, below_a_file, another_format, an_unwritable_folder, a_read_only_file])
+def test_a_store_that_cannot_be_written_changes_nothing_but_degraded_and_one_warning(
+    run: Run, place: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with plain_user() as folder, caplog.at_level(logging.WARNING):
+        result = run(doubling(), {"x": 2}, functions=DOUBLE, store=place(folder))
+    assert (result.outputs, result.status, result.degraded) == ({"x": 4}, "completed", True)
+    assert len(caplog.records) == 1, caplog.text
+
+
+def test_a_store_that_cannot_be_opened_leaves_a_failing_run_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(NodeExecutionError) as caught:
+        run_workflow(doubling(), {"x": 0}, functions={"double": lambda x: 1 / x}, store=tmp_path)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@both_ways
+def test_a_required_store_that_cannot_be_opened_keeps_the_run_from_starting(run: Run, tmp_path: Path) -> None:
+    called: list[int] = []
+    with pytest.raises(StorageError, match="directory"):
+        run(doubling(required=True), {"x": 2}, functions={"double": called.append}, store=tmp_path)
+    assert called == []
+
+
+def test_a_required_store_that_cannot_be_written_keeps_the_run_from_starting() -> None:
+    """A file that opens and then takes no record is no store either."""
+    called: list[int] = []
+    with plain_user() as folder:
+        store = a_read_only_file(folder)
+        with pytest.raises(StorageError):
+            run_workflow(doubling(required=True), {"x": 2}, functions={"double": called.append}, store=store)
+    assert called == []
+
+
+@both_ways
+def test_without_a_store_nothing_is_written_and_nothing_is_degraded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(doubling(), {"x": 2}, functions=DOUBLE, store=False)
+    again = run(doubling(enabled=False), {"x": 2}, functions=DOUBLE)
+    assert (result.outputs, result.store, result.degraded) == ({"x": 4}, None, False)
+    assert (again.outputs, again.store, again.degraded) == ({"x": 4}, None, False)
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.records == []
+
+
+def test_the_store_is_what_the_call_then_the_environment_then_the_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CONFIGURABLE_AGENTS_STORE", raising=False)
+
+    def stored(store: Any = None, **storage: Any) -> str | None:
+        return run_workflow(doubling(**storage), {"x": 1}, functions=DOUBLE, store=store).store
+
+    assert stored() == "workflows.db"
+    assert stored(path="file.db") == "file.db"
+    monkeypatch.setenv("CONFIGURABLE_AGENTS_STORE", "environment.db")
+    assert stored(path="file.db") == "environment.db"
+    assert stored("call.db", path="file.db") == "call.db"
+    assert sorted(path.name for path in tmp_path.glob("*.db")) == [
+        "call.db",
+        "environment.db",
+        "file.db",
+        "workflows.db",
+    ]
+
+
+def test_a_store_object_is_written_to_and_left_open(store: Path) -> None:
+    backend = create_storage_backend(store)
+    runs, states = backend
+    result = run_workflow(doubling(), {"x": 2}, functions=DOUBLE, store=backend)
+    assert runs.get(result.run_id).status == "completed"
+    assert states.get_state_at(result.run_id) == {"x": 4}
+    backend.close()
+
+
+def test_a_file_that_was_deleted_between_runs_is_made_anew(store: Path) -> None:
+    run_workflow(doubling(), {"x": 1}, functions=DOUBLE, store=store)
+    for path in store.parent.iterdir():
+        path.unlink()
+    result = run_workflow(doubling(), {"x": 2}, functions=DOUBLE, store=store)
+    assert not result.degraded
+    assert kept(store, result.run_id).said() == [("double", "completed")]
+
+
+def test_plain_sqlite_answers_what_ran_how_long_and_what_it_wrote(store: Path) -> None:
+    run_workflow(doubling(), {"x": 2}, functions=DOUBLE, store=store)
+    (row,) = rows(store, "SELECT seq, node_id, status, duration_seconds > 0, cost_usd, outputs FROM node_executions")
+    assert row == (1, "double", "completed", 1, 0.0, '{"x":4}')
+    (run,) = rows(store, "SELECT workflow, status, node_executions, total_tokens, error FROM runs")
+    assert run == ("doubling", "completed", 1, 0, None)
