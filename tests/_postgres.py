@@ -131,12 +131,8 @@ def _server(programs: Path, directory: Path, options: dict[str, Any]) -> Iterato
             _wait_until_ready(process, directory)
             yield
         finally:
-            process.send_signal(signal.SIGINT)  # a fast shutdown: SIGTERM waits for every connection to end
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGQUIT)
-                process.wait(timeout=10)
+            process.send_signal(signal.SIGQUIT)  # at once: nothing in it is worth a clean end
+            process.wait(timeout=30)
 
 
 def _wait_until_ready(process: subprocess.Popen[Any], directory: Path) -> None:
