@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import orjson
 from opentelemetry import context as otel_context
@@ -216,6 +216,9 @@ class _Run:
         except RunError as failure:
             end = record_failure(span, failure.error, mask=self._mask)
             self._raise(failure)
+        except BaseException as error:
+            end = record_failure(span, error, mask=self._mask)
+            raise
         finally:
             otel_context.detach(token)
             executor.abandon()
@@ -226,7 +229,9 @@ class _Run:
         engine = Engine(self._workflow.plan, self._workflow.nodes, executor, exclusive=exclusive)
         ready = self._ready
         # In the order of the fields, whether given or not: it is the order in which people see them.
-        body = engine.run({n: ready.given[n] if n in ready.given else ready.defaults[n] for n in self._workflow.inputs.fields})
+        body = engine.run(
+            {n: ready.given[n] if n in ready.given else ready.defaults[n] for n in self._workflow.inputs.fields}
+        )
         seconds = self._ready.timeout_seconds
         try:
             if seconds is None:
@@ -279,7 +284,7 @@ class _Run:
         if self._store is not None and self._store.exporter.lacks(self._run_id):
             self._store.exporter.force_flush(FLUSH_MILLISECONDS)
 
-    def _raise(self, failure: RunError) -> None:
+    def _raise(self, failure: RunError) -> NoReturn:
         error, visit = failure.error, failure.visit
         if not isinstance(error, Exception):
             raise error from error.__cause__  # KeyboardInterrupt, SystemExit and CancelledError pass through unchanged
@@ -296,7 +301,9 @@ class _Run:
 
     def _result(self, span: Span, executor: NodeExecutor, final: Final) -> RunResult:
         meter, store = executor.meter, self._store
-        wanted = self._ready.store is not False and (self._ready.config.storage is None or self._ready.config.storage.enabled)
+        wanted = self._ready.store is not False and (
+            self._ready.config.storage is None or self._ready.config.storage.enabled
+        )
         return RunResult(
             run_id=self._run_id,
             trace_id=f"{span.get_span_context().trace_id:032x}",

@@ -73,5 +73,3 @@ def _opened(node_id: str, llm: LLMConfig, *, environ: Mapping[str, str], trust: 
         return open_model(llm, environ=environ, trust=trust)
     except ModelSetupError as error:
         raise ModelSetupError(f"node {node_id!r}: {error}") from error
-
-

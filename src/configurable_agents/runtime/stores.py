@@ -79,9 +79,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _STORES.__init__())  # type: ignore[misc]  # the same object, as new
 
 
-def open_store(
-    choice: StoreChoice, config: StorageConfig | None, environ: Mapping[str, str]
-) -> OpenStore | None:
+def open_store(choice: StoreChoice, config: StorageConfig | None, environ: Mapping[str, str]) -> OpenStore | None:
     """Open the store of a run: None if it shall have none, or if it cannot be opened, which is said in one warning.
 
     Raises:

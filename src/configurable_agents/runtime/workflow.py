@@ -67,7 +67,11 @@ def workflow_from_config(config: WorkflowConfig | Mapping[str, Any]) -> Workflow
     Raises:
         ConfigError: It is wrong; problems have a path and no line.
     """
-    mapping = config.model_dump(mode="json", by_alias=True, exclude_unset=True) if isinstance(config, WorkflowConfig) else config
+    mapping = (
+        config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        if isinstance(config, WorkflowConfig)
+        else config
+    )
     return compile_workflow(config_from_mapping(mapping))
 
 

@@ -124,7 +124,11 @@ def translated(location: str) -> Iterator[None]:
     try:
         yield
     except (exc.SQLAlchemyError, UnicodeEncodeError, OverflowError) as error:
-        raise StorageError(_message(error, location)) from error
+        raise StorageError(_message(error, location), refused=isinstance(error, _REFUSED)) from error
+
+
+_REFUSED: Final = (exc.DataError, exc.IntegrityError, UnicodeEncodeError, OverflowError)
+"""What a database raises for a value that it cannot hold, however often it is offered."""
 
 
 def is_locked(error: BaseException | None) -> bool:
