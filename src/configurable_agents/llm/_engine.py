@@ -81,6 +81,7 @@ class _Session:
 
     def __init__(self, settings: EngineSettings) -> None:
         self.ended = False
+        self._closed = False
         self._settings = settings
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[Answer]] = {}
@@ -106,7 +107,7 @@ class _Session:
             self._outbox.put({"cancel": number})
 
     def close(self) -> None:
-        self.ended = True
+        self.ended = self._closed = True
         self._outbox.put(None)
         process = self._process
         if process is not None:
@@ -122,14 +123,15 @@ class _Session:
                 self.ended = True
                 self._fail(ModelSetupError(f"the local model's process cannot be started: {error}"))
                 return
-            if self.ended:  # closed meanwhile
+            if self._closed:  # meanwhile
                 process.kill()
             threading.Thread(target=self._write, args=(process,), name="local-model-writer", daemon=True).start()
             problem = self._read(process)
             self.ended = True
             self._outbox.put(None)
             process.wait()
-            self._fail(problem or EngineDiedError(f"the local model's process ended{_last_words(errors)}"))
+            if not self._closed:  # else the program is exiting, and a daemon thread of its would print a traceback
+                self._fail(problem or EngineDiedError(f"the local model's process ended{_last_words(errors)}"))
 
     def _write(self, process: subprocess.Popen[bytes]) -> None:
         """Send what is in the outbox; a thread of its own, since a long prompt waits until the model is loaded."""

@@ -40,6 +40,8 @@ DEFAULT_HOSTS: Final[Mapping[str, str]] = {
     "openai": "https://api.openai.com",
 }
 
+CLOSE_AFTER_USE: Final[Mapping[str, str]] = {"Connection": "close"}
+
 _URL_ATTRIBUTES: Final = ("openai_api_base", "anthropic_api_url", "azure_endpoint", "base_url", "api_base", "endpoint")
 
 
@@ -120,6 +122,19 @@ def text_of(content: Any) -> str:
         return "" if content is None else str(content)
     blocks = (block if isinstance(block, str) else _block_text(block) for block in content)
     return "".join(blocks)
+
+
+def without_kept_connections(model: BaseChatModel) -> BaseChatModel:
+    """Give a copy of an OpenAI model that closes each connection after use; any other model as it is.
+
+    A connection kept open belongs to the event loop that opened it. Each blocking run has a loop of its own, and the
+    next one would send its request into a connection whose answer nobody can read any more.
+    """
+    client: Any = getattr(model, "root_async_client", None)
+    if not hasattr(client, "with_options"):
+        return model
+    closing = client.with_options(default_headers=CLOSE_AFTER_USE)
+    return model.model_copy(update={"root_async_client": closing, "async_client": closing.chat.completions})
 
 
 def model_info(model: BaseChatModel, *, provider: str | None = None, in_process: bool | None = None) -> ModelInfo:

@@ -24,15 +24,17 @@ _HTTP_LIBRARIES: Final = frozenset(
     }
 )
 _CONNECTION_ERRORS: Final = frozenset(
-    {"APIConnectionError", "ClientConnectionError", "NetworkError", "RemoteProtocolError", "TimeoutException"}
-    | {
+    {
+        "APIConnectionError",
+        "ClientConnectionError",
         "ConnectError",
         "ConnectionError",
-        "Timeout",
-        "ServiceUnavailable",
-        "ProtocolError",
-        "HTTPError",
+        "NetworkError",
         "ReadTimeoutError",
+        "RemoteProtocolError",
+        "ServiceUnavailable",
+        "Timeout",
+        "TimeoutException",
     }
 )
 """Names of the classes, looked up in an error's bases, so that no library need be imported to know its errors."""
@@ -82,6 +84,8 @@ def _status(error: BaseException) -> int | None:
 def _is_connection_error(error: BaseException) -> bool:
     if isinstance(error, ConnectionError | TimeoutError):
         return True
+    if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
+        return True  # a connection kept open from a loop that is gone; the failed try threw it away
     return any(
         base.__name__ in _CONNECTION_ERRORS and base.__module__.partition(".")[0] in _HTTP_LIBRARIES
         for base in type(error).__mro__
