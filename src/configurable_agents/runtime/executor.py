@@ -17,7 +17,6 @@ from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
 from configurable_agents.config.environment import Filled, fill_environment
-from configurable_agents.config.reach import refuse_untrusted
 from configurable_agents.config.schema import RuntimeConfig, WorkflowConfig
 from configurable_agents.core.encoding import encode
 from configurable_agents.core.functions import Function, FunctionPool
@@ -148,6 +147,8 @@ def _prepare(
 ) -> _Ready:
     ready = workflow if isinstance(workflow, Workflow) else load_workflow(workflow)
     if not trust:
+        from configurable_agents.config.reach import refuse_untrusted
+
         refuse_untrusted(ready.loaded)
     filled = _filled(ready)
     given, defaults = ready.inputs.split(inputs or {})
