@@ -6,6 +6,7 @@ All decisions are `core.graph`'s; here is only their effect, and the waiting for
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -130,9 +131,9 @@ class Engine:
         """Execute a visit when there is a slot for it; its latency begins then."""
         try:
             await self._slots.acquire()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             self._executor.cancelled(visit)
-            raise
+            return Outcome(visit, Delta(visit.seq, visit.reads_from), error=error)
         try:
             return await self._executor.execute(visit)
         finally:
@@ -197,10 +198,11 @@ class Engine:
     async def _all_items(self, visits: Sequence[Visit], width: int) -> list[Outcome]:
         """Execute visits, `width` at once; after the first failure the rest is recorded as cancelled."""
         outcomes: dict[int, Outcome] = {}
-        left = iter(visits)
+        left = deque(visits)
 
         async def work() -> Outcome | None:
-            for visit in left:
+            while left:
+                visit = left.popleft()
                 outcome = outcomes[visit.seq] = await self._in_turn(visit)
                 if outcome.error is not None:
                     return outcome
@@ -214,6 +216,7 @@ class Engine:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 failed = next((task.result() for task in workers if task in done and task.result()), None)
         finally:
+            left.clear()  # a worker whose node does not let itself be cancelled must not begin another
             await cancel_all(pending, seconds=CANCEL_SECONDS)
             for visit in visits:
                 if visit.seq not in outcomes:
