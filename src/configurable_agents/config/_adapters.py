@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from enum import Enum
 from types import GenericAlias
-from typing import Annotated, Any, Final, NotRequired
+from typing import Annotated, Any, Final, NotRequired, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 from typing_extensions import TypedDict
@@ -43,7 +43,7 @@ def _plain_annotation(shape: Shape) -> Any:
 
 def _typed_dict(shape: Shape) -> Any:
     hints = {name: _field(part, partial=shape.partial) for name, part in (shape.fields or {}).items()}
-    made = cast(Any, TypedDict)("object", hints)
+    made = cast("Any", TypedDict)("object", hints)
     made.__pydantic_config__ = ConfigDict(extra="forbid")
     if shape.partial or all(part.required for part in (shape.fields or {}).values()):
         return made

@@ -17,6 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from configurable_agents.config.positions import Path
 from configurable_agents.config.schema import (
+    END,
+    START,
     Edge,
     Node,
     NodeConfig,
@@ -51,6 +53,21 @@ class Draft:
         return tuple(dict.fromkeys(name for name, _ in self.nodes if name))
 
     @cached_property
+    def targets(self) -> tuple[str, ...]:
+        """What an edge may lead to, and from: the ids, START and END."""
+        return (*self.ids, START, END)
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """The same, to look names up."""
+        return frozenset(self.targets)
+
+    @cached_property
+    def field_names(self) -> tuple[str, ...]:
+        """The names of the state fields."""
+        return tuple(self.fields)
+
+    @cached_property
     def map_edges(self) -> Mapping[str, tuple[int, Edge]]:
         """The first `parallel` edge onto each node that is a map's target, with its index."""
         found: dict[str, tuple[int, Edge]] = {}
@@ -81,7 +98,7 @@ def salvage(document: Mapping[str, Any], wrong: Iterable[Path]) -> Draft:
         {name: _field(value, below[("state", "fields", name)]) for name, value in fields.items()},
         [(ids[index], _node(node, below[("nodes", index)])) for index, node in enumerate(nodes)],
         [_edge(edge, below[("edges", index)]) for index, edge in enumerate(edges)] if edges_known else [None],
-        _runtime(document.get("config")),
+        _runtime(document.get("config"), below),
         fields_known and ("state", "fields") not in below,
         nodes_known and all(ids),
     )
@@ -138,8 +155,12 @@ def _edge(value: Any, wrong: Sequence[Path]) -> Edge | None:
     return made
 
 
-def _runtime(value: Any) -> RuntimeConfig:
-    """Read the sections of `config` that are right."""
-    sections = value if isinstance(value, dict) else {}
-    kept = {key: section for key, section in sections.items() if _read(RuntimeConfig, {key: section}) is not None}
+def _runtime(value: Any, below: Mapping[Path, Sequence[Path]]) -> RuntimeConfig:
+    """Read what is right of the sections of `config`."""
+    kept: dict[str, Any] = {}
+    for name, section in value.items() if isinstance(value, dict) else ():
+        wrong = {path[0] if path else None for path in below.get(("config", name), ())}
+        rest = {k: v for k, v in section.items() if k not in wrong} if isinstance(section, dict) else section
+        if None not in wrong and _read(RuntimeConfig, {name: rest}) is not None:
+            kept[name] = rest
     return _read(RuntimeConfig, kept) or RuntimeConfig()

@@ -104,10 +104,10 @@ def _filled(value: Any, environ: Mapping[str, str]) -> Any:
 def check_references(draft: Draft, findings: Findings) -> None:
     """Check the writing of references in `config`, and that there are none where they would stay as they are."""
     for path, text in _texts(_plain(draft.config), ("config",)):
-        for match in _ANY.finditer(text):
-            if not _REFERENCE.fullmatch(match.group()):
-                fragment = Fragment(text, match.start(), match.group())
-                findings.add(path, f"{match.group()[:60]!r} names no environment variable", _HOW, fragment=fragment)
+        wrong = next((match for match in _ANY.finditer(text) if not _REFERENCE.fullmatch(match.group())), None)
+        if wrong is not None:
+            fragment = Fragment(text, wrong.start(), wrong.group())
+            findings.add(path, f"{wrong.group()[:60]!r} names no environment variable", _HOW, fragment=fragment)
     for index, (_, node) in enumerate(draft.nodes):
         if isinstance(node, ModelNode) and node.llm is not None:
             _refuse_in_node(node.llm.model_dump(exclude_unset=True), ("nodes", index, "llm"), findings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import islice
 from typing import Final
@@ -38,7 +38,9 @@ class Findings:
 
     def __init__(self) -> None:
         self._found: dict[tuple[Path, str], Finding] = {}
-        self._muted: list[Path] = []
+        self._muted: set[Path] = set()
+        self._around: set[Path] = set()
+        self._written: dict[Path, Path] = {}
 
     def add(
         self, path: Path, message: str, remedy: Remedy = "", *, on_key: bool = False, fragment: Fragment | None = None
@@ -50,28 +52,40 @@ class Findings:
         """Add a problem of the text itself, by line and column."""
         self._found.setdefault(((), f"{place}{message}"), Finding((), message, remedy, place=place))
 
+    def rename(self, path: Path, written: Path) -> None:
+        """Say that what is looked at as `path` stands in the file as `written`."""
+        self._written[path] = written
+
+    def _as_written(self, finding: Finding) -> Finding:
+        for length in range(1, len(finding.path) + 1) if self._written else ():
+            written = self._written.get(finding.path[:length])
+            if written is not None:
+                return replace(finding, path=(*written, *finding.path[length:]))
+        return finding
+
     def mute(self, path: Path) -> None:
         """Leave out further problems in, at and around `path`: its value could not be read, and that has been told."""
-        self._muted.append(path)
+        self._muted.add(path)
+        self._around.update(path[:length] for length in range(len(path)))
 
     def add_unless_muted(self, path: Path, message: str, remedy: Remedy = "", *, on_key: bool = False) -> None:
         """Add a problem unless it follows from one that has been told."""
-        for muted in self._muted:
-            if path[: len(muted)] == muted[: len(path)]:
-                return
-        self.add(path, message, remedy, on_key=on_key)
+        below = any(path[:length] in self._muted for length in range(len(path) + 1))
+        if not below and path not in self._around:
+            self.add(path, message, remedy, on_key=on_key)
 
     @property
-    def muted(self) -> Sequence[Path]:
+    def muted(self) -> frozenset[Path]:
         """Paths whose values could not be read."""
-        return tuple(self._muted)
+        return frozenset(self._muted)
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
     def problems(self, positions: Positions | None, *, file: str) -> tuple[Problem, ...]:
         """Give the problems in the order of the file, at most `MAX_PROBLEMS` and one line for the rest."""
-        ordered = sorted(self._found.values(), key=lambda finding: _order(finding, positions))
+        found = [self._as_written(finding) for finding in self._found.values()]
+        ordered = sorted(found, key=lambda finding: _order(finding, positions))
         problems = [_problem(finding, positions, file) for finding in ordered[:MAX_PROBLEMS]]
         if len(ordered) > MAX_PROBLEMS:
             problems.append(Problem(f"and {len(ordered) - MAX_PROBLEMS} more problems", file=file))
@@ -117,17 +131,28 @@ def close_to(word: str, candidates: Iterable[str]) -> str | None:
     return lower[found[0]] if found else None
 
 
-def did_you_mean(word: str, candidates: Iterable[str], otherwise: str = "") -> Callable[[], str]:
-    """Make a remedy that names what was probably meant, and after it what there is."""
+def did_you_mean(word: str, candidates: Sequence[str], otherwise: str = "") -> Callable[[], str]:
+    """Make a remedy that names what was probably meant, and what there is.
+
+    Args:
+        otherwise: A further sentence; `{names}` in it stands for the candidates.
+    """
 
     def remedy() -> str:
         meant = close_to(word, candidates)
-        return " ".join(part for part in (f"Did you mean {meant!r}?" if meant else "", otherwise) if part)
+        known = otherwise.replace("{names}", listed(candidates)) if candidates else ""
+        return " ".join(part for part in (f"Did you mean {meant!r}?" if meant else "", known) if part)
 
     return remedy
 
 
-def listed(names: Sequence[str], *, at_most: int = 12) -> str:
+def repeated(names: Sequence[str]) -> list[tuple[int, str]]:
+    """List the names that have been named before, with their indexes."""
+    first: dict[str, int] = {}
+    return [(index, name) for index, name in enumerate(names) if first.setdefault(name, index) != index]
+
+
+def listed(names: Sequence[str], *, at_most: int = 24) -> str:
     """Write names as people do: `a, b and c`; many of them cut."""
     shown = [quoted(name, marks=False) for name in names[:at_most]]
     if len(names) > at_most:

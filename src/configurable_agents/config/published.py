@@ -70,7 +70,6 @@ def _refuse_code(node: dict[str, Any], path: Path, findings: Findings) -> None:
         "Write a Python function, give it to the caller, and name it here: 'function: name'.",
         on_key=True,
     )
-    findings.mute((*path, "code"))
     del node["code"]
     node.pop("sandbox", None)
     if not any(key in node for key in NODE_KINDS):
@@ -82,7 +81,7 @@ def _find_kind(node: dict[str, Any], path: Path, findings: Findings) -> None:
     for key in [key for key in node if key not in known]:
         if meant := close_to(key, NODE_KINDS):
             findings.add((*path, key), "unknown key", f"Did you mean {meant!r}?", on_key=True)
-            findings.mute((*path, key))
+            findings.rename((*path, meant), (*path, key))
             node[meant] = node.pop(key)
             return
     remedy = "A node that asks a model has a 'prompt', one that calls a function of yours has 'function'."
@@ -96,6 +95,8 @@ def _refuse_python_names(document: dict[str, Any], findings: Findings) -> None:
         for key, meant in (("from_", "from"), ("schema_", "schema")):
             if isinstance(mapping, dict) and key in mapping:
                 findings.add((*path, key), "unknown key", f"Did you mean {meant!r}?", on_key=True)
+                if meant not in mapping:
+                    findings.rename((*path, meant), (*path, key))
                 mapping.setdefault(meant, mapping.pop(key))
 
 

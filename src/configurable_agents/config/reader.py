@@ -18,7 +18,7 @@ from configurable_agents.config.positions import Mark, Path, Positions, line_and
 
 MAX_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 50
-MAX_VALUES: Final = 100_000
+MAX_VALUES: Final = 30_000
 """Keys and values in one file: what can be read and checked within a second."""
 
 # libyaml reads some thirty times faster than the reader in Python; wheels of PyYAML bring it.
@@ -220,6 +220,7 @@ def _readable_surrogates(text: str) -> str:
 _REMEDIES: Final = (
     ("cannot start any token", "Indent with spaces, and put a text that begins with '@', '%' or '`' in quotes."),
     ("mapping values are not allowed", "Put a text that holds ': ' in quotes, and check the indentation."),
+    ("expected ',' or", "Inside of { } and [ ] a text that holds brackets or commas needs quotes: 'list[str]'."),
     ("did not find expected", "Check the indentation; put a text that begins with '{', '[', '*' or '&' in quotes."),
     ("unexpected end of stream", "A quotation mark or a bracket is not closed."),
     ("could not find expected ':'", "A key is followed by ': '. Check the indentation of a text of several lines."),

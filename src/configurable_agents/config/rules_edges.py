@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from configurable_agents.config.conditions import ConditionSyntaxError, parse_condition
 from configurable_agents.config.draft import Draft
-from configurable_agents.config.findings import Findings, did_you_mean, listed, quoted
+from configurable_agents.config.findings import Findings, did_you_mean, listed, quoted, repeated
 from configurable_agents.config.outputs import collected_type
 from configurable_agents.config.positions import Fragment, Path
 from configurable_agents.config.rules_fields import Types, check_parts
@@ -49,12 +49,11 @@ def _check_node(check: EdgeCheck, path: Path, name: str, *, wrong: str, why: str
     if name == wrong:
         check.findings.add(path, f"{name} cannot stand here: {why}")
         return False
-    if name in {START, END} or name in check.draft.ids:
+    if name in check.draft.known:
         return True
     if check.draft.nodes_known:
-        ids = check.draft.ids
-        known = f"The nodes are {listed(ids)}; END finishes the run."
-        check.findings.add(path, f"no node is called {quoted(name)}", did_you_mean(name, [*ids, START, END], known))
+        remedy = did_you_mean(name, check.draft.targets, "Known are {names}.")
+        check.findings.add(path, f"no node is called {quoted(name)}", remedy)
     return False
 
 
@@ -67,9 +66,8 @@ def _check_targets(check: EdgeCheck, path: Path, to: str | Sequence[str]) -> boo
         return _check_target(check, path, to)
     if not to:
         check.findings.add(path, "expected at least one node", "Write 'to: END' to finish the run.")
-    for index, name in enumerate(to):
-        if name in to[:index]:
-            check.findings.add((*path, index), f"{quoted(name)} is named twice", "A fan-out runs each node once.")
+    for index, name in repeated(to):
+        check.findings.add((*path, index), f"{quoted(name)} is named twice", "A fan-out runs each node once.")
     sound = [_check_target(check, (*path, index), name) for index, name in enumerate(to)]
     return bool(sound) and all(sound)
 
@@ -109,8 +107,7 @@ def _check_condition(check: EdgeCheck, path: Path, logic: str) -> None:
 
 def _tell_unknown_field(check: EdgeCheck, path: Path, name: str, fragment: Fragment | None = None) -> None:
     if check.draft.fields_known:
-        known = f"The fields are {listed(list(check.types))}."
-        remedy = did_you_mean(name, check.types, known)
+        remedy = did_you_mean(name, check.draft.field_names, "The fields are {names}.")
         check.findings.add(path, f"no state field is called {quoted(name)}", remedy, fragment=fragment)
 
 

@@ -15,12 +15,12 @@ from configurable_agents.config.types import TypeSyntaxError, ValueType
 Types = Mapping[str, ValueType | None]
 """Types by name; None where a name is known and its type is not."""
 
-_REDUCIBLE: Final = {
-    "append": frozenset({"list"}),
-    "merge": frozenset({"dict", "object"}),
-    "sum": frozenset({"int", "float"}),
-    "min": frozenset({"int", "float"}),
-    "max": frozenset({"int", "float"}),
+_REDUCIBLE: Final[Mapping[str, tuple[str, ...]]] = {
+    "append": ("list",),
+    "merge": ("dict", "object"),
+    "sum": ("int", "float"),
+    "min": ("int", "float"),
+    "max": ("int", "float"),
 }
 
 
@@ -57,7 +57,7 @@ def _check_reduce(field: StateField, made: ValueType, path: Path, findings: Find
     if fitting is not None and made.shape.kind not in fitting:
         findings.add(
             (*path, "reduce"),
-            f"{field.reduce!r} combines {listed(sorted(fitting))} values, and this field is {made.text}",
+            f"{field.reduce!r} combines {listed(fitting)} values, and this field is {made.text}",
         )
 
 
@@ -88,7 +88,6 @@ def check_parts(
         if child is None:
             names = made.parts
             message = f"{quoted(where)} is {made.text} and has no {quoted(part)}"
-            known = f"Its fields are {listed(names)}." if names else ""
-            findings.add(path, message, did_you_mean(part, names, known), fragment=fragment)
+            findings.add(path, message, did_you_mean(part, names, "Its fields are {names}."), fragment=fragment)
             return
         made, where = child, f"{where}.{part}"

@@ -7,13 +7,20 @@ from dataclasses import dataclass
 from keyword import iskeyword
 
 from configurable_agents.config.draft import Draft
-from configurable_agents.config.findings import Findings, did_you_mean, listed, quoted
+from configurable_agents.config.findings import Findings, did_you_mean, listed, quoted, repeated
 from configurable_agents.config.outputs import TEXT_TYPE, types_of, write_type
 from configurable_agents.config.positions import Fragment, Path
 from configurable_agents.config.rules_fields import Types, add_type_errors, check_parts
 from configurable_agents.config.schema import END, START, ModelNode, Node, OutputSchema, StateField
 from configurable_agents.config.shapes import Shape
-from configurable_agents.config.templates import STATE, Placeholder, TemplateSyntaxError, parse_template, texts
+from configurable_agents.config.templates import (
+    STATE,
+    Placeholder,
+    TemplateSyntaxError,
+    parse_template,
+    scan_template,
+    texts,
+)
 from configurable_agents.config.types import TypeSyntaxError, ValueType
 
 _INDEX = ValueType(Shape("int"))
@@ -83,6 +90,8 @@ def _check_outputs(check: NodeCheck) -> Mapping[str, ValueType]:
             else "a node that asks a model writes its answer"
         )
         check.add(("outputs",), f"{why}: at least one output is needed", "Add 'outputs: [name of a state field]'.")
+    for index, name in repeated(node.outputs):
+        check.add(("outputs", index), f"the output {quoted(name)} is named twice", "Remove one.")
     for index, name in enumerate(node.outputs):
         _check_output_name(check, index, name)
     if node.output_schema is not None:
@@ -104,14 +113,11 @@ def _collected(check: NodeCheck) -> StateField | None:
 
 
 def _check_output_name(check: NodeCheck, index: int, name: str) -> None:
-    if name in check.node.outputs[:index]:
-        check.add(("outputs", index), f"the output {quoted(name)} is named twice", "Remove one.")
-        return
     draft = check.draft
     if check.is_map_target or name in draft.fields or not draft.fields_known:
         return
-    known = f"The fields are {listed(list(draft.fields))}. Outputs are written to the state: add a field for it."
-    remedy = did_you_mean(name, draft.fields, known)
+    known = "The fields are {names}. Outputs are written to the state: add a field for it."
+    remedy = did_you_mean(name, draft.field_names, known)
     check.findings.add((*check.path, "outputs", index), f"no state field is called {quoted(name)}", remedy)
 
 
@@ -123,14 +129,15 @@ def _check_schema(check: NodeCheck, schema: OutputSchema) -> None:
     if schema.type != "object":
         check.add((*path, "type"), f"'fields' belong to 'type: object', and this is {quoted(schema.type)}")
     names = [field.name for field in schema.fields]
+    for index, name in repeated(names):
+        check.add((*path, "fields", index, "name"), f"the field {quoted(name)} is given twice", "Remove one.")
+    given, wanted = set(names), set(check.node.outputs)
     for index, name in enumerate(names):
-        if name in names[:index]:
-            check.add((*path, "fields", index, "name"), f"the field {quoted(name)} is given twice", "Remove one.")
-        elif name not in check.node.outputs:
+        if name not in wanted:
             remedy = "The fields of an output_schema are the node's outputs: name it there, or remove it."
             check.add((*path, "fields", index, "name"), f"{quoted(name)} is not among the node's outputs", remedy)
     for index, name in enumerate(check.node.outputs):
-        if name not in names:
+        if name not in given:
             check.add(("outputs", index), f"the output_schema has no field {quoted(name)}", "Add it there.")
 
 
@@ -246,12 +253,10 @@ def _root(check: NodeCheck, placeholder: Placeholder, local: Types) -> tuple[boo
 
 def _check_template(check: NodeCheck, key: Path, text: str, local: Types) -> None:
     path = (*check.path, *key)
-    try:
-        template = parse_template(text)
-    except TemplateSyntaxError as error:
+    template, errors = scan_template(text)
+    for error in errors:
         fragment = Fragment(text, error.offset, error.fragment)
         check.findings.add(path, error.message, error.remedy, fragment=fragment)
-        return
     seen: set[tuple[str, ...]] = set()
     for placeholder in template.placeholders:
         if placeholder.path not in seen:
@@ -273,10 +278,13 @@ def _tell_unknown(check: NodeCheck, path: Path, placeholder: Placeholder, fragme
     name = placeholder.path[0]
     if name == STATE:
         name = placeholder.path[1]
-        message, names = f"no state field is called {quoted(name)}", list(check.types)
+        message, names = f"no state field is called {quoted(name)}", check.draft.field_names
     else:
-        message, names = f"nothing is called {quoted(name)} here", [*local, *check.types]
-    known = f"{'Known here are' if names else 'Nothing is known here'} {listed(names)}.".replace(" .", ".")
+        message, names = (
+            f"nothing is called {quoted(name)} here",
+            (*local, *check.draft.field_names, *([STATE] if placeholder.path[1:] else [])),
+        )
+    known = "Known here are {names}."
     if name in {"item", "index"} and not check.is_map_target:
         known = f"Only the target of a 'parallel' edge has {{{name}}}."
     check.findings.add(path, message, did_you_mean(name, names, known), fragment=fragment)

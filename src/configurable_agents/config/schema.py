@@ -317,6 +317,11 @@ class LoggingConfig(ConfigModel):
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "WARNING"
 
+    @field_validator("level", mode="before")
+    @classmethod
+    def _small_letters_are_accepted(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
 
 class ObservabilityConfig(ConfigModel):
     """What is shipped and logged."""

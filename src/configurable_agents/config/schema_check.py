@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from configurable_agents.config._adapters import describe
-from configurable_agents.config.findings import Findings, Remedy, did_you_mean, listed
+from configurable_agents.config.findings import Findings, Remedy, close_to, did_you_mean, listed
 from configurable_agents.config.positions import Path
 from configurable_agents.config.schema import NODE_KINDS, WorkflowConfig, kind_of
 
@@ -24,18 +24,22 @@ def check(document: dict[str, Any], findings: Findings) -> tuple[WorkflowConfig 
         The configuration, if the document is one; and the paths that are wrong.
     """
     wrong: set[Path] = set()
+    unknown: dict[Path, list[str]] = {}
     for _ in range(MAX_PASSES):
         try:
             return WorkflowConfig.model_validate(document), wrong
         except ValidationError as error:
             errors = [_Error(document, raw) for raw in error.errors(include_url=False)]
         repaired = [problem for problem in errors if problem.repair(findings)]
+        for problem in repaired:
+            unknown.setdefault(problem.path[:-1], []).append(str(problem.path[-1]))
         if not repaired:
             break
     for problem in errors:
         if problem not in repaired:
             wrong.add(problem.path)
-            problem.tell(findings)
+            if not problem.is_missing_as_misspelt(unknown):
+                problem.tell(findings)
     return None, wrong
 
 
@@ -66,6 +70,12 @@ class _Error:
         field = next((info for name, info in fields_of(model).items() if name == key), None)
         return field is not None and not field.is_required()
 
+    def is_missing_as_misspelt(self, unknown: Mapping[Path, Sequence[str]]) -> bool:
+        """Tell whether a key is missing only because it is misspelt, which has been told."""
+        if self.kind != "missing":
+            return False
+        return any(close_to(key, [str(self.path[-1])]) for key in unknown.get(self.path[:-1], ())[:100])
+
     def tell(self, findings: Findings) -> None:
         """Add the problem to the findings."""
         message, remedy = self._words()
@@ -77,7 +87,17 @@ class _Error:
 
     def _unknown_key(self) -> Remedy:
         known = list(fields_of(model_at(self.path[:-1], self._holder)))
-        return did_you_mean(str(self.path[-1]), known, f"The keys here are {listed(known, at_most=30)}.")
+        remedy = did_you_mean(str(self.path[-1]), known, "The keys here are {names}.")
+        return lambda: self._further_in(known) or remedy()
+
+    def _further_in(self, known: Sequence[str]) -> str:
+        """Say that a key belongs into another, as `temperature` into `llm`."""
+        key, model = str(self.path[-1]), model_at(self.path[:-1], self._holder)
+        for name, field in fields_of(model).items() if close_to(key, known) is None else ():
+            inner = [inner for found in _models_in(field.annotation) for inner in fields_of(found)]
+            if meant := close_to(key, inner):
+                return f"Did you mean {f'{name}.{meant}'!r}: {meant!r} inside of {name!r}?"
+        return ""
 
     def _words(self) -> tuple[str, Remedy]:
         given, context = self._raw["input"], self._raw.get("ctx", {})

@@ -11,7 +11,10 @@ MAX_PATH_PARTS: Final = 50
 STATE: Final = "state"
 """`{state.field}` reads the state even where a local name hides the field."""
 
-_PIECE = re.compile(r"[^{}]+|\{\{|\}\}|\{[^{}]*\}?|\}")
+MAX_PIECES: Final = 20_000
+"""Placeholders and the texts between them."""
+
+_PIECE = re.compile(r"(?P<literal>(?:[^{}]|\{\{|\}\})+)|\{[^{}]*\}?|\}")
 _PATH = re.compile(r"[^\W\d]\w*(?:\.[\w-]+)*")
 
 
@@ -75,23 +78,39 @@ def parse_template(text: str) -> Template:
     Raises:
         TemplateSyntaxError: With the offset of the first place that is wrong.
     """
+    template, errors = scan_template(text)
+    if errors:
+        raise errors[0]
+    return template
+
+
+def scan_template(text: str) -> tuple[Template, list[TemplateSyntaxError]]:
+    """Take a template apart as far as it is one, and list all that is wrong in it."""
     pieces: list[str | Placeholder] = []
+    errors: list[TemplateSyntaxError] = []
     for match in _PIECE.finditer(text):
-        piece = _piece(match.group(), match.start())
-        if isinstance(piece, str) and pieces and isinstance(pieces[-1], str):
-            pieces[-1] += piece
-        else:
-            pieces.append(piece)
-    return Template(text, tuple(pieces))
+        literal = match["literal"]
+        if literal is not None:
+            pieces.append(literal.replace("{{", "{").replace("}}", "}"))
+            continue
+        try:
+            pieces.append(_placeholder(match.group(), match.start()))
+        except TemplateSyntaxError as error:
+            errors.append(error)
+        if len(pieces) + len(errors) > MAX_PIECES:
+            errors.append(_too_many(match.start()))
+            break
+    return Template(text, tuple(pieces)), errors
 
 
-def _piece(text: str, offset: int) -> str | Placeholder:
-    if text in {"{{", "}}"}:
-        return text[0]
+def _too_many(offset: int) -> TemplateSyntaxError:
+    message = f"a template has at most {MAX_PIECES // 2} placeholders"
+    return TemplateSyntaxError(message, offset=offset, fragment="", remedy="Pass a list or an object in one.")
+
+
+def _placeholder(text: str, offset: int) -> Placeholder:
     if text == "}":
         raise TemplateSyntaxError("a '}' without its '{'", offset=offset, fragment="}", remedy=_LITERAL)
-    if text[0] != "{":
-        return text
     if text[-1] != "}":
         raise TemplateSyntaxError("a '{' without its '}'", offset=offset, fragment=text[:20], remedy=_LITERAL)
     inside = text[1:-1]

@@ -15,8 +15,8 @@ from configurable_agents.config.rules_nodes import check_nodes
 from configurable_agents.config.schema import ModelNode, Node, RuntimeConfig, ToolNode, WorkflowNode
 
 MAX_FIELDS: Final = 1000
-MAX_NODES: Final = 1000
-MAX_EDGES: Final = 5000
+MAX_NODES: Final = 500
+MAX_EDGES: Final = 2000
 """Larger graphs are made by programs, and what may run at once is worked out for pairs of nodes."""
 
 
