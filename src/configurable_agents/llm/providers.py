@@ -245,6 +245,8 @@ def _options(kind: Any, llm: LLMConfig, *, key: str | None, api_base: str | None
         if value is None:
             continue
         name = next((name for name in names if name in taken), None)
+        if name is None and key_name == "api_base" and llm.api_base is None:
+            continue  # a version whose address cannot be set has only its own
         if name is None:
             raise ModelSetupError(f"{kind.__name__} takes no llm.{key_name}")
         options[name] = value
