@@ -23,8 +23,8 @@ from pydantic import BaseModel
 from configurable_agents.core.encoding import MAX_BYTES, copy_plain, encode
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
-scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | text
-scalars |= st.floats(allow_nan=False, allow_infinity=False)
+numbers: st.SearchStrategy[Any] = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+scalars = st.none() | st.booleans() | numbers | text
 json_values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=40)
 
 odd_scalars = (

@@ -62,7 +62,7 @@ class ModelCaller:
             end = self._response(reply, cost, retries, capture)
         except BaseException as error:
             cause = error.error if isinstance(error, ProviderError) else error
-            end = record_failure(span, cause, mask=self.recorder.mask)
+            end = record_failure(span, cause, mask=self.recorder.mask, capture=capture)
             raise
         finally:
             otel_context.detach(token)

@@ -111,7 +111,7 @@ class NodeExecutor:
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt too must never look completed
             outcome = Outcome(visit, Delta(visit.seq, visit.reads_from), error=error)
             left_behind = visit.seq not in self._open  # its span has ended as cancelled
-            end = {} if left_behind else record_failure(opened.span, error, mask=self._recorder.mask)
+            end = {} if left_behind else self._failed(opened, error)
         finally:
             otel_context.detach(token)
         self._end(opened, end)
@@ -120,7 +120,7 @@ class NodeExecutor:
     def cancelled(self, visit: Visit) -> None:
         """Record a visit that never began, or that did not let itself be cancelled, as cancelled."""
         opened = self._open.get(visit.seq) or self._start(visit)
-        self._end(opened, record_failure(opened.span, asyncio.CancelledError(), mask=self._recorder.mask))
+        self._end(opened, self._failed(opened, asyncio.CancelledError()))
 
     def abandon(self) -> None:
         """Record every visit that is still open as cancelled: the run ends, and does not wait for them."""
@@ -186,6 +186,10 @@ class NodeExecutor:
             if outcome.decision.exhausted:
                 end[semconv.LOOP_EXHAUSTED] = True
         return end
+
+    def _failed(self, opened: _Open, error: BaseException) -> dict[str, AttributeValue]:
+        captures = self._captures(opened.visit.node)
+        return record_failure(opened.span, error, mask=self._recorder.mask, capture=captures)
 
     def _captures(self, node: CompiledNode) -> bool:
         return self._capture_content and node.config.capture_content

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
-
-import orjson
 
 MASK: Final = "***"
 MIN_CHARACTERS: Final = 6
@@ -14,14 +13,25 @@ MIN_CHARACTERS: Final = 6
 
 
 def masker(values: Collection[str]) -> Callable[[str], str]:
-    """Make a function that replaces the values in a text, also where JSON has escaped them."""
-    spellings = {value for value in values if len(value) >= MIN_CHARACTERS}
-    spellings |= {orjson.dumps(value).decode()[1:-1] for value in spellings if value.isprintable()}
+    """Make a function that replaces the values in a text, also where they have been escaped in it."""
+    spellings = {spelling for value in values if len(value) >= MIN_CHARACTERS for spelling in _spellings(value)}
     if not spellings:
         return _unchanged
     longest_first = sorted(spellings, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, longest_first)))
     return lambda text: pattern.sub(MASK, text)
+
+
+def _spellings(value: str) -> Iterator[str]:
+    """Spell a value as texts hold it: as it is, in Python's `repr`, in JSON, and in JSON that stands in JSON."""
+    # What is no UTF-8 is kept as its escapes (`encoding`, `spans.describe`).
+    for text in {value, value.encode("utf-8", "backslashreplace").decode()}:
+        yield text
+        yield repr(text)[1:-1]
+        for ascii_only in (False, True):
+            once = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+            yield once
+            yield json.dumps(once, ensure_ascii=ascii_only)[1:-1]
 
 
 def _unchanged(text: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -13,12 +14,16 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
+from configurable_agents.errors import ExecutionLimitError, MapError, NodeTimeoutError, RunTimeoutError
 from configurable_agents.semconv import Status
 
 MAX_ERROR_CHARACTERS = 10_000
 """An exception's text may hold a whole response; beyond this it is cut."""
 MAX_FRAMES = 30
 """The innermost frames tell where it happened."""
+WITHHELD: Final = "the error's text is not kept: capture_content is false"
+_WITHOUT_CONTENT: Final = (asyncio.CancelledError, ExecutionLimitError, MapError, NodeTimeoutError, RunTimeoutError)
+"""Errors whose texts are our own, and hold no value of the run's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +80,16 @@ def error_type(error: BaseException) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def record_failure(span: Span, error: BaseException, *, mask: Callable[[str], str]) -> dict[str, AttributeValue]:
-    """Note an exception on a span as an event, and give the attributes that its end needs."""
-    status, message = status_of(error), mask(describe(error))
+def record_failure(
+    span: Span, error: BaseException, *, mask: Callable[[str], str], capture: bool = True
+) -> dict[str, AttributeValue]:
+    """Note an exception on a span as an event, and give the attributes that its end needs.
+
+    Args:
+        capture: Whether content is kept: the texts of errors repeat values, so without it only their types are.
+    """
+    status = status_of(error)
+    message = mask(describe(error)) if capture or isinstance(error, _WITHOUT_CONTENT) else WITHHELD
     if status is Status.FAILED:
         # Not `record_exception`: it formats the exception itself, which may raise and may hold secrets.
         trace_text = mask("".join(traceback.format_tb(error.__traceback__, limit=-MAX_FRAMES)))

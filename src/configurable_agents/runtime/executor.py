@@ -217,9 +217,10 @@ class _Run:
             end = {semconv.STATUS: Status.COMPLETED.value, semconv.READS_FROM: final.heads}
         except RunError as failure:
             outcome = failure
-            end = record_failure(span, failure.error, mask=self._mask)
+            captures = self._captures and (failure.visit is None or failure.visit.node.config.capture_content)
+            end = record_failure(span, failure.error, mask=self._mask, capture=captures)
         except BaseException as error:
-            end = record_failure(span, error, mask=self._mask)
+            end = record_failure(span, error, mask=self._mask, capture=self._captures)
             raise
         finally:
             otel_context.detach(token)
