@@ -1,8 +1,7 @@
-"""Brings records into the store at once where it can, and keeps them for later where it can't. It never raises.
+"""Brings records into the store: at once into the journal, which is durable, then in groups into the database.
 
-This is the seam for the journal: what stands behind `Writer.write` decides how durable a record is when it returns.
-Today that is a commit, bounded in time; records that a store could not take wait in memory and are tried again by a
-thread that lives only while there is something to do.
+`Writer.write` returns when the journal has the records; a thread commits them. Nothing here ever raises into a run, and
+nothing waits for a database that is away. Where no journal can be written, records wait in memory, and that is said.
 """
 
 from __future__ import annotations
@@ -13,245 +12,330 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from configurable_agents.errors import StorageError
-from configurable_agents.storage.base import Record, SpanRecord, StorageBackend
+from configurable_agents.semconv import Status
+from configurable_agents.storage.base import Record, SpanRecord, StorageBackend, WorkflowRunRecord
+from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
+from configurable_agents.storage.journal import Journal, JournalError, Position
+from configurable_agents.storage.recovery import quarantine, write_or_isolate
 
 logger = logging.getLogger(__name__)
 
-COMMIT_WAIT_SECONDS: Final = 0.25
-"""How long a record waits for another thread's commit before it is left to that thread."""
-START_DELAY_SECONDS: Final = 0.1
-"""A node that runs longer than this gets a row that shows it running; most end before."""
-RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+BATCH_RECORDS: Final = 256
+BATCH_SECONDS: Final = 0.02
+"""How long the first record of a group waits for others: a row of a group costs a fifth of a commit of its own."""
+RETRY_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between tries while the store is away; the last one repeats."""
-EXIT_SECONDS: Final = 0.5
-"""How long the end of the process waits for a store that is away."""
-MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
-"""What may wait in memory for a store that is away."""
+IDLE_SECONDS: Final = 5.0
+"""The thread ends when it has had nothing to do for so long."""
+EXIT_AWAY_SECONDS: Final = 0.5
+EXIT_SECONDS: Final = 2.0
+"""How long the end of the process waits for a store that is away, and for one that is only busy."""
+MEMORY_BYTES: Final = 8 * 1024 * 1024
+"""Records that wait are kept in memory up to here, and read back from the journal beyond."""
+MEMORY_BYTES_WITHOUT_JOURNAL: Final = 64 * 1024 * 1024
+"""Where there is no journal, what waits beyond is lost, and counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """A span that runs, and when its row is due."""
+@dataclass(slots=True)
+class _Entry:
+    """A record on its way."""
 
-    due: float
-    record: Callable[[], Record]
+    record: Record | None
+    """None where only the journal has it."""
+    position: Position | None
+    """None where only the memory has it."""
+    size: int
+    run_id: str | None
+    span_id: str
 
 
 class Writer:
-    """The way of all records of one process into one store."""
+    """The way of all records of one process into one store.
 
-    def __init__(self, backend: StorageBackend) -> None:
+    Args:
+        open_backend: Opens the store; called again after a failure, and when another file stands at its place.
+        journals: Where the journal may be; the first that can be written is taken.
+    """
+
+    def __init__(
+        self,
+        open_backend: Callable[[], StorageBackend],
+        *,
+        journals: Sequence[Path] = (),
+        power: bool = False,
+        backend: StorageBackend | None = None,
+    ) -> None:
+        self._open_backend = open_backend
         self._backend = backend
-        self._pending: deque[Record] = deque()
-        self._pending_bytes = 0
-        self._dropped_runs: set[str] = set()
+        self._journals = tuple(journals)
+        self._power = power
         self.dropped_records = 0
-        """Records that the store never got: it was away for too long, or refused them."""
-        self._away = False
-        self._starts: dict[str, _Start] = {}
-        self._state_lock = threading.Lock()
-        self._commit_lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        """Records that the store never got: it refused them, or was away and there was no journal."""
         self._closed = False
+        self._begin()
+        _close_at_exit(self)
+
+    def _begin(self) -> None:
         self._pid = os.getpid()
-        _drain_at_exit(self)
-
-    def write(self, records: Sequence[Record]) -> None:
-        """Commit records, or keep them if the store is away: after one miss nothing waits until a commit succeeds."""
-        self._after_fork()
-        with self._state_lock:
-            for record in records:
-                self._starts.pop(record.span_id, None)
-                self._keep(record)
-            away = self._away
-        if away:
-            self._start_thread()
-        else:
-            self._commit(COMMIT_WAIT_SECONDS)
-
-    def write_later(self, span_id: str, record: Callable[[], Record]) -> None:
-        """Show a running span in the store, if it is still running when that is worth a commit."""
-        self._after_fork()
-        with self._state_lock:
-            self._starts[span_id] = _Start(time.monotonic() + START_DELAY_SECONDS, record)
-            first = len(self._starts) == 1
-        if first:
-            self._start_thread()
-
-    def flush(self, seconds: float) -> bool:
-        """Try to bring everything into the store within `seconds`; say whether nothing waits any more."""
-        deadline = time.monotonic() + seconds
-        while self._pending:
-            if not self._commit(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
-                return False
-            if self._pending:
-                time.sleep(min(0.02, max(0.0, deadline - time.monotonic())))
-        return True
-
-    def lacks(self, run_id: str) -> bool:
-        """Say whether the store lacks a record of this run."""
-        with self._state_lock:
-            return run_id in self._dropped_runs or any(record.run_id == run_id for record in self._pending)
-
-    def close(self) -> None:
-        """Write what waits, for at most half a second, and say what was lost."""
-        if self._closed or self._pid != os.getpid():
-            return
-        self._closed = True
-        if not self.flush(EXIT_SECONDS):
-            logger.warning(
-                "%d records could not be stored in %s: it was away until the end", len(self._pending), self._location
-            )
+        self._journal = Journal(self._journals[0], power=self._power) if self._journals else None
+        self._journals_left = list(self._journals[1:])
+        self._changed = threading.Condition()
+        self._queue: deque[_Entry] = deque()
+        self._waiting_bytes = 0
+        self._waiting_of_run: Counter[str] = Counter()
+        self._dropped_runs: set[str] = set()
+        self._open_spans: dict[str, OpenSpan] = {}
+        self._segment = 0
+        self._hurry = False
+        self._away = False
+        self._thread: threading.Thread | None = None
 
     @property
-    def _location(self) -> str:
-        return self._backend.location
+    def is_away(self) -> bool:
+        """Whether the store missed the last try: nothing waits for it until one succeeds."""
+        return self._away
 
-    def _keep(self, record: Record) -> None:
-        self._pending.append(record)
-        self._pending_bytes += _size(record)
-        while self._pending_bytes > MAX_PENDING_BYTES and len(self._pending) > 1:
-            self._drop(self._pending.popleft())
+    def write(self, records: Sequence[Record]) -> None:
+        """Make records durable, and have them committed soon."""
+        self._after_fork()
+        with self._changed:
+            for record in records:
+                self._append(record)
+            if len(self._queue) <= len(records) or len(self._queue) >= BATCH_RECORDS:
+                self._changed.notify_all()
+            self._keep_a_thread()
 
-    def _drop(self, record: Record) -> None:
-        self._pending_bytes -= _size(record)
-        self.dropped_records += 1
+    def wait(self, run_id: str, seconds: float) -> bool:
+        """Have everything of a run committed within `seconds`; say whether it is."""
+        return self._wait(lambda: not self._waiting_of_run[run_id], seconds)
+
+    def flush(self, seconds: float) -> bool:
+        """Have everything committed within `seconds`; say whether it is."""
+        return self._wait(lambda: not self._queue, seconds, even_if_away=True)
+
+    def lacks(self, run_id: str) -> bool:
+        """Say whether the database lacks a record of this run."""
+        with self._changed:
+            return self._waiting_of_run[run_id] > 0 or run_id in self._dropped_runs
+
+    def close(self) -> None:
+        """Commit what waits, for a bounded time; what then still waits stays in the journal for whoever opens it next."""
+        if self._closed or self._pid != os.getpid():
+            return
+        drained = self.flush(EXIT_AWAY_SECONDS if self._away else EXIT_SECONDS)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            left = len(self._queue)
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=0.2)
+        if self._journal is not None:
+            self._journal.close(remove=drained and not self._open_spans)
+        if not drained:
+            self._say_what_is_left(left)
+
+    def _wait(self, done: Callable[[], bool], seconds: float, *, even_if_away: bool = False) -> bool:
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while not done():
+                left = deadline - time.monotonic()
+                if left <= 0 or (self._away and not even_if_away):
+                    return False
+                self._hurry = True
+                self._keep_a_thread()
+                self._changed.notify_all()
+                self._changed.wait(left)
+        return True
+
+    # --- appending: on the run's thread, the lock held -----------------------------------------------------------------
+
+    def _append(self, record: Record) -> None:
+        payload = encode_record(record)
+        position = self._journaled(payload)
+        self._note_open(record)
+        keep = position is None or self._waiting_bytes + len(payload) <= MEMORY_BYTES
+        entry = _Entry(record if keep else None, position, len(payload), record.run_id, record.span_id)
+        self._queue.append(entry)
+        self._waiting_bytes += entry.size if keep else 0
         if record.run_id is not None:
-            self._dropped_runs.add(record.run_id)
+            self._waiting_of_run[record.run_id] += 1
+        while position is None and self._waiting_bytes > MEMORY_BYTES_WITHOUT_JOURNAL:
+            self._drop(self._queue.popleft())
 
-    def _commit(self, seconds: float) -> bool:
-        """Write everything that waits in one transaction; whoever comes first takes along what others left."""
-        if not self._commit_lock.acquire(timeout=seconds):
-            self._start_thread()  # so that what is left to the other thread's next commit does not depend on there being one
-            return False
+    def _journaled(self, payload: bytes) -> Position | None:
+        while self._journal is not None:
+            try:
+                position = self._journal.append(payload)
+                if position.segment != self._segment:
+                    self._segment = position.segment
+                    for span in self._open_spans.values():  # so that their end by death is seen in this segment too
+                        self._journal.append(encode_record(span))
+                return position
+            except JournalError as error:
+                self._next_journal(error)
+        return None
+
+    def _next_journal(self, error: JournalError) -> None:
+        if self._journals_left:
+            self._journal = Journal(self._journals_left.pop(0), power=self._power)
+            return
+        self._journal = None
+        logger.warning("there is no journal: a record waits in memory until it is committed (%s)", error)
+
+    def _note_open(self, record: Record) -> None:
+        if isinstance(record, SpanRecord):
+            return
+        if record.status != Status.RUNNING:
+            self._open_spans.pop(record.span_id, None)
+        else:
+            kind = "run" if isinstance(record, WorkflowRunRecord) else "node"
+            self._open_spans[record.span_id] = OpenSpan(kind, record.span_id, record.trace_id)
+
+    def _drop(self, entry: _Entry) -> None:
+        self._done_with(entry)
+        self.dropped_records += 1
+        if entry.run_id is not None:
+            self._dropped_runs.add(entry.run_id)
+
+    def _done_with(self, entry: _Entry) -> None:
+        if entry.record is not None:
+            self._waiting_bytes -= entry.size
+        if entry.run_id is not None:
+            self._waiting_of_run[entry.run_id] -= 1
+            if self._waiting_of_run[entry.run_id] <= 0:
+                del self._waiting_of_run[entry.run_id]
+
+    # --- committing: on the writer's thread ----------------------------------------------------------------------------
+
+    def _keep_a_thread(self) -> None:
+        if self._thread is None and self._queue and not self._closed:
+            name = "configurable-agents-store"
+            self._thread = threading.Thread(target=_commit_for_ever, args=(weakref.ref(self),), name=name, daemon=True)
+            self._thread.start()
+
+    def _turn(self, failures: int) -> int | None:
+        """Commit one group; give the failures in a row, or None when the thread is not needed any more."""
+        batch = self._next_batch(failures)
+        if batch is None:
+            return None
+        if not batch:
+            return failures
         try:
-            with self._state_lock:
-                batch = list(self._pending)
-            if not batch:
-                return True
-            written = self._write_batch(batch)
-            with self._state_lock:
-                for _ in range(written):
-                    self._pending_bytes -= _size(self._pending.popleft())
-            return written == len(batch)
-        finally:
-            self._commit_lock.release()
-
-    def _write_batch(self, batch: list[Record]) -> int:
-        """Write a batch and give how many records of it are done with: written, or refused for good."""
-        try:
-            self._backend.write(batch)
-        except Exception as error:  # noqa: BLE001 - no fault of a store changes a run
-            return self._after_failure(batch, error)
-        self._came_back()
-        return len(batch)
-
-    def _after_failure(self, batch: list[Record], error: Exception) -> int:
-        if isinstance(error, StorageError) and not error.refused:
+            refused = self._commit(batch)
+        except Exception as error:  # noqa: BLE001 - no fault of a store changes a run, and the thread must live
             self._went_away(error)
-            return 0
-        if len(batch) == 1:
-            logger.error("the store refused a record of the span %r; it is lost", batch[0].name, exc_info=error)
-            self.dropped_records += 1
-            if batch[0].run_id is not None:
-                self._dropped_runs.add(batch[0].run_id)
-            return 1
-        done = 0
-        for record in batch:  # one by one, so that one record that is refused does not take the others with it
-            if not self._write_batch([record]):
-                break
-            done += 1
-        return done
+            return failures + 1
+        self._committed(batch, refused)
+        return 0
+
+    def _next_batch(self, failures: int) -> list[_Entry] | None:
+        with self._changed:
+            if failures:
+                self._changed.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
+            elif not self._queue:
+                self._hurry = False
+                self._changed.wait(IDLE_SECONDS)
+            elif len(self._queue) < BATCH_RECORDS and not self._hurry:
+                self._changed.wait(BATCH_SECONDS)
+            if self._closed or not self._queue:
+                self._thread = None
+                return None
+            return [self._queue[index] for index in range(min(BATCH_RECORDS, len(self._queue)))]
+
+    def _commit(self, batch: list[_Entry]) -> list[Record]:
+        backend = self._backend
+        if backend is None or not backend.is_current():
+            backend = self._backend = self._reopened(backend)
+        return write_or_isolate(backend, [self._record_of(entry) for entry in _without_starts_that_ended(batch)])
+
+    def _record_of(self, entry: _Entry) -> Record:
+        if entry.record is not None:
+            return entry.record
+        if self._journal is None or entry.position is None:
+            raise StorageError("a record is neither in memory nor in a journal", refused=True)
+        record = decode_record(self._journal.read(entry.position))
+        if isinstance(record, OpenSpan):
+            raise StorageError("the journal gave another record than was asked for", refused=True)
+        return record
+
+    def _reopened(self, old: StorageBackend | None) -> StorageBackend:
+        if old is not None:
+            logger.warning("the store %s was deleted or replaced; it is opened anew", old.location)
+            old.close()
+        return self._open_backend()
+
+    def _committed(self, batch: list[_Entry], refused: Sequence[Record]) -> None:
+        if refused and self._journal is not None:
+            quarantine(self._journal.directory, refused)
+        with self._changed:
+            for entry in batch:
+                self._queue.popleft()
+                self._done_with(entry)
+            self.dropped_records += len(refused)
+            self._dropped_runs.update(record.run_id for record in refused if record.run_id is not None)
+            if self._away:
+                logger.info("the trace store is back")
+            self._away = False
+            last = next((entry.position for entry in reversed(batch) if entry.position is not None), None)
+            if last is not None and self._journal is not None:
+                self._journal.forget(before=last.segment)
+            self._changed.notify_all()
 
     def _went_away(self, error: Exception) -> None:
-        if not self._away:
-            logger.warning("the trace store is away; runs go on and their records wait in memory: %s", error)
-        self._away = True
-        self._start_thread()
+        with self._changed:
+            if not self._away:
+                where = "the journal" if self._journal is not None else "memory"
+                logger.warning("the trace store is away; runs go on and their records wait in %s: %s", where, error)
+            self._away = True
+            self._changed.notify_all()
 
-    def _came_back(self) -> None:
-        if self._away:
-            logger.info("the trace store %s is back", self._location)
-        self._away = False
-
-    def _start_thread(self) -> None:
-        with self._state_lock:
-            if self._thread is None and not self._closed:
-                name = "configurable-agents-store"
-                self._thread = threading.Thread(target=_maintain, args=(weakref.ref(self),), name=name, daemon=True)
-                self._thread.start()
-
-    def _work(self, failures: int) -> tuple[bool, int, float]:
-        """Do what is due; give whether anything is left to do, the failures in a row, and when to look again."""
-        now = time.monotonic()
-        due, wait = self._due_starts(now)
-        if due:
-            with self._state_lock:
-                for record in due:
-                    self._keep(record)
-        if self._pending:
-            failures = 0 if self._commit(COMMIT_WAIT_SECONDS) else failures + 1
-            if failures:
-                wait = min(wait, RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
-        with self._state_lock:
-            busy = bool(self._pending or self._starts) and not self._closed
-            if not busy:
-                self._thread = None
-        return busy, failures, wait
-
-    def _due_starts(self, now: float) -> tuple[list[Record], float]:
-        with self._state_lock:
-            due = [span_id for span_id, start in self._starts.items() if start.due <= now]
-            records = [self._starts.pop(span_id).record() for span_id in due]
-            wait = min((start.due - now for start in self._starts.values()), default=RETRY_SECONDS[-1])
-        return records, wait
+    def _say_what_is_left(self, left: int) -> None:
+        if self._journal is not None:
+            logger.warning(
+                "%d records are not in the store yet; they are kept in %s and taken up when the store is opened next",
+                left,
+                self._journal.directory,
+            )
+        else:
+            logger.warning("%d records are lost: the store was away until the end, and there was no journal", left)
 
     def _after_fork(self) -> None:
         """Begin anew in a forked child: what waited, and the locks, belong to the parent."""
-        if self._pid == os.getpid():
-            return
-        self._pid = os.getpid()
-        self._pending.clear()
-        self._pending_bytes = 0
-        self._starts.clear()
-        self._thread = None
-        self._state_lock, self._commit_lock = threading.Lock(), threading.Lock()
+        if self._pid != os.getpid():
+            self._begin()
 
 
-def _maintain(writer_ref: weakref.ref[Writer]) -> None:
-    """Try again and show running spans, until nothing is left to do. Holds no writer while it waits."""
-    failures = 0
-    while True:
+def _without_starts_that_ended(batch: list[_Entry]) -> list[_Entry]:
+    """Leave out starts whose end is in the same group: the end says everything."""
+    last = {entry.span_id: index for index, entry in enumerate(batch)}
+    return [entry for index, entry in enumerate(batch) if last[entry.span_id] == index]
+
+
+def _commit_for_ever(writer_ref: weakref.ref[Writer]) -> None:
+    """Commit group after group, until there has been nothing to do for a while."""
+    failures: int | None = 0
+    while failures is not None:
         writer = writer_ref()
         if writer is None:
             return
-        busy, failures, wait = writer._work(failures)  # noqa: SLF001 - the thread is the writer's own
-        del writer
-        if not busy:
-            return
-        time.sleep(max(0.001, min(wait, START_DELAY_SECONDS)))
+        failures = writer._turn(failures)  # noqa: SLF001 - the thread is the writer's own
 
 
-def _size(record: Record) -> int:
-    size = 500 + len(record.attributes_json) + len(record.events_json or "")
-    if not isinstance(record, SpanRecord):
-        size += len(record.inputs_json or "") + len(getattr(record, "outputs_json", None) or "")
-    return size
-
-
-def _drain_at_exit(writer: Writer) -> None:
+def _close_at_exit(writer: Writer) -> None:
     reference = weakref.ref(writer)
 
-    def drain() -> None:
+    def close() -> None:
         alive = reference()
         if alive is not None:
             alive.close()
 
-    atexit.register(drain)
-    weakref.finalize(writer, atexit.unregister, drain)
+    atexit.register(close)
+    weakref.finalize(writer, atexit.unregister, close)
