@@ -14,13 +14,14 @@ from _workflows import make
 from configurable_agents import RunResult, Workflow, create_storage_backend
 from configurable_agents.deltas import fold_state
 
-Bodies = Mapping[str, Callable[[dict[str, Any]], Any]]
+Bodies = Mapping[str, Any]
+"""By node id: a callable that takes the state it sees, and gives what the node writes, awaitable or not."""
 
 
 def graph(
     fields: Mapping[str, Any],
     nodes: Mapping[str, str],
-    edges: Sequence[Mapping[str, Any]],
+    edges: Sequence[Any],
     config: Mapping[str, Any] | None = None,
     *,
     items: Sequence[str] = (),

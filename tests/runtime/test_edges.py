@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from _graphs import graph, play
-from _runs import Run, both_ways, chain, field, kept, run_workflow
-from configurable_agents import WorkflowExecutionError
+from _runs import Run, both_ways, chain, field, kept
+from configurable_agents import WorkflowExecutionError, run_workflow
 from configurable_agents.errors import ConditionError, ExecutionLimitError
 
 INT = field("int", 0)

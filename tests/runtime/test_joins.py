@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from _graphs import graph, play
-from _runs import Run, both_ways, chain, field, run_workflow
+from _runs import Run, both_ways, chain, field
 
 LOG = field("list[str]", [], reduce="append")
+from configurable_agents import run_workflow
 
 
 @pytest.fixture
@@ -48,7 +49,8 @@ def test_a_join_runs_once_and_merges_in_the_order_of_the_edges(run: Run, slowest
         await asyncio.sleep(0.03 if name == slowest else 0)
         return {"log": [name]}
 
-    played = play(run, workflow, {name: (lambda _, name=name: body(name)) for name in "abcd"}, store)
+    bodies: Any = {name: (lambda _, name=name: body(name)) for name in "abcd"}
+    played = play(run, workflow, bodies, store)
     assert sorted(played.order) == ["a", "b", "c", "d"]
     stored = played.kept
     # The edge from b stands before that from c, so b merges first, whichever ended first and whichever forked first.
@@ -223,10 +225,10 @@ def test_no_more_nodes_run_at_once_than_max_concurrency_says(run: Run, store: Pa
         [{"from": "START", "to": names}, *({"from": name, "to": "END"} for name in names)],
         {"execution": {"max_concurrency": 2}},
     )
-    functions = {name: (lambda name: lambda **_: body(name))(name) for name in names}
-    result = run(workflow, functions=functions, store=store)
+    bodies: Any = {name: (lambda _, name=name: body(name)) for name in names}
+    played = play(run, workflow, bodies, store)
     assert max(most) == 2
-    assert result.outputs == {"log": names}
+    assert played.result.outputs == {"log": names}
 
 
 def test_plain_functions_of_branches_run_at_the_same_time(store: Path) -> None:

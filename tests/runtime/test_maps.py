@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from _graphs import graph, play
-from _runs import Run, asks, both_ways, chain, field, kept, run_workflow, scripted
+from _runs import Run, asks, both_ways, chain, field, kept, scripted
 from _workflows import make
-from configurable_agents import NodeExecutionError, WorkflowExecutionError
+from configurable_agents import NodeExecutionError, WorkflowExecutionError, run_workflow
 from configurable_agents.errors import MapError
 
 ITEMS = field("list[int]", [3, 1, 2])
@@ -73,7 +73,7 @@ def test_so_many_items_run_at_once_and_no_more(run: Run, edge: int | None, limit
         live.remove(state["index"])
         return state["item"]
 
-    more = {} if edge is None else {"max_concurrency": edge}
+    more: dict[str, Any] = {} if edge is None else {"max_concurrency": edge}
     workflow = mapping(config={"execution": {"max_concurrency": limit}}, **more)
     played = play(run, workflow, {"each": each}, store, {"items": list(range(12))})
     assert max(peak) == most
@@ -187,7 +187,7 @@ def test_plain_functions_of_items_run_at_the_same_time(store: Path) -> None:
         barrier.wait()
         return item
 
-    functions = {"each": each, "after": lambda **_: None}
+    functions: Any = {"each": each, "after": lambda **_: None}
     assert run_workflow(mapping(), functions=functions, store=store).outputs["all"] == [3, 1, 2]
 
 

@@ -196,13 +196,14 @@ class NodeExecutor:
             try:
                 return await self._attempt(opened)
             except ProviderError as failed:
-                # Model calls have had their own retries. The provider's exception goes on with the cause it came with.
-                raise failed.error from failed.error.__cause__
+                provider_error = failed.error  # model calls have had their own retries
+                break
             except Exception as error:
                 if opened.attempts >= retry.max_attempts:
                     raise
                 opened.span.add_event("retry", {"exception.type": type(error).__qualname__})
             await asyncio.sleep(min(retry.initial_delay * 2 ** (opened.attempts - 1), retry.max_delay))
+        raise provider_error  # here and not where it was caught, so that it keeps the context it came with
 
     async def _attempt(self, opened: _Open) -> dict[str, Any]:
         node = opened.visit.node

@@ -23,11 +23,16 @@ def drive(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
     Ctrl-C cancels it (at once where a plain function runs on this thread), lets it end, and raises KeyboardInterrupt.
     """
+    # Nothing may run where an exception is being handled: it would become the context of every other one.
+    return _on_a_thread(make) if _in_a_loop() else _Drive(make).run()
+
+
+def _in_a_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _Drive(make).run()
-    return _on_a_thread(make)
+        return False
+    return True
 
 
 class _Drive(Generic[T]):

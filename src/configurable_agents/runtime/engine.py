@@ -50,7 +50,7 @@ class RunError(Exception):
         self.error = error
         self.visit = visit
         """The node execution that failed; None if it was none's fault."""
-        super().__init__(str(error))
+        super().__init__()  # no text of the error's: its `__str__` may raise
 
 
 class Engine:

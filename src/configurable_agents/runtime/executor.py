@@ -211,12 +211,13 @@ class _Run:
         executor = self._executor(span)
         token = otel_context.attach(trace.set_span_in_context(span))
         end: dict[str, AttributeValue] = {}
+        outcome: Final | RunError
         try:
-            final = await self._drive(executor, exclusive=exclusive)
+            outcome = final = await self._drive(executor, exclusive=exclusive)
             end = {semconv.STATUS: Status.COMPLETED.value, semconv.READS_FROM: final.heads}
         except RunError as failure:
+            outcome = failure
             end = record_failure(span, failure.error, mask=self._mask)
-            self._raise(failure)
         except BaseException as error:
             end = record_failure(span, error, mask=self._mask)
             raise
@@ -224,7 +225,11 @@ class _Run:
             otel_context.detach(token)
             executor.abandon()
             self._end(span, executor, end)
-        return self._result(span, executor, final)
+        if isinstance(outcome, RunError):
+            self._raise(
+                outcome
+            )  # not where it was caught: Python would put the carrier in place of the error's own context
+        return self._result(span, executor, outcome)
 
     async def _drive(self, executor: NodeExecutor, *, exclusive: bool) -> Final:
         engine = Engine(self._workflow.plan, self._workflow.nodes, executor, exclusive=exclusive)
@@ -288,7 +293,7 @@ class _Run:
     def _raise(self, failure: RunError) -> NoReturn:
         error, visit = failure.error, failure.visit
         if not isinstance(error, Exception):
-            raise error from error.__cause__  # KeyboardInterrupt, SystemExit and CancelledError pass through unchanged
+            raise error  # KeyboardInterrupt, SystemExit and CancelledError pass through unchanged
         message = self._mask(describe(error))
         if visit is None:
             raise WorkflowExecutionError(message, run_id=self._run_id, workflow=self._workflow.name) from error
