@@ -7,6 +7,7 @@ nothing waits for a database that is away. Where no journal can be written, reco
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 BATCH_RECORDS: Final = 256
 BATCH_SECONDS: Final = 0.02
 """How long the first record of a group waits for others: a row of a group costs a fifth of a commit of its own."""
+COMMIT_WAIT_SECONDS: Final = 0.25
+"""How long a record waits for its commit where there is no journal."""
 RETRY_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between tries while the store is away; the last one repeats."""
 IDLE_SECONDS: Final = 5.0
@@ -60,13 +63,14 @@ class Writer:
     """The way of all records of one process into one store.
 
     Args:
-        open_backend: Opens the store; called again after a failure, and when another file stands at its place.
+        open_backend: Opens the store; called again after a failure, and when another file stands at its place. None for
+            an open `backend` that is the caller's.
         journals: Where the journal may be; the first that can be written is taken.
     """
 
     def __init__(
         self,
-        open_backend: Callable[[], StorageBackend],
+        open_backend: Callable[[], StorageBackend] | None,
         *,
         journals: Sequence[Path] = (),
         power: bool = False,
@@ -91,6 +95,7 @@ class Writer:
         self._waiting_bytes = 0
         self._waiting_of_run: Counter[str] = Counter()
         self._dropped_runs: set[str] = set()
+        self._watchers: dict[str, list[Callable[[], None]]] = {}
         self._open_spans: dict[str, OpenSpan] = {}
         self._segment = 0
         self._hurry = False
@@ -111,14 +116,41 @@ class Writer:
             if len(self._queue) <= len(records) or len(self._queue) >= BATCH_RECORDS:
                 self._changed.notify_all()
             self._keep_a_thread()
+        if self._journal is None and not self._away:
+            # Only a commit makes these durable; a store that misses this once counts as away.
+            self.flush(COMMIT_WAIT_SECONDS)
 
-    def wait(self, run_id: str, seconds: float) -> bool:
-        """Have everything of a run committed within `seconds`; say whether it is."""
-        return self._wait(lambda: not self._waiting_of_run[run_id], seconds)
+    def miss(self, error: StorageError) -> None:
+        """Count the store as away: it could not be opened."""
+        self._went_away(error)
+
+    def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
+        """Have everything of a run committed at once, and be called when it is, or when the store turns out to be away.
+
+        Returns:
+            True if there is nothing to wait for; `call` is then not called.
+        """
+        with self._changed:
+            if self._away or not self._waiting_of_run.get(run_id):
+                return True
+            self._watchers.setdefault(run_id, []).append(call)
+            self._hurry = True
+            self._changed.notify_all()
+        return False
 
     def flush(self, seconds: float) -> bool:
         """Have everything committed within `seconds`; say whether it is."""
-        return self._wait(lambda: not self._queue, seconds, even_if_away=True)
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while self._queue:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._hurry = True
+                self._keep_a_thread()
+                self._changed.notify_all()
+                self._changed.wait(left)
+        return True
 
     def lacks(self, run_id: str) -> bool:
         """Say whether the database lacks a record of this run."""
@@ -129,31 +161,31 @@ class Writer:
         """Commit what waits, for a bounded time; what then still waits stays in the journal for whoever opens it next."""
         if self._closed or self._pid != os.getpid():
             return
-        drained = self.flush(EXIT_AWAY_SECONDS if self._away else EXIT_SECONDS)
+        deadline = time.monotonic() + (EXIT_AWAY_SECONDS if self._away else EXIT_SECONDS)
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            left = len(self._queue)
-        thread = self._thread
+            thread = self._thread
+        # The rest is done on this thread: at the interpreter's end no other can be begun.
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=0.2)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+        if thread is None or not thread.is_alive():
+            self._drain(deadline)
         if self._journal is not None:
-            self._journal.close(remove=drained and not self._open_spans)
-        if not drained:
-            self._say_what_is_left(left)
+            self._journal.close(remove=not self._queue and not self._open_spans)
+        if self._queue:
+            self._say_what_is_left(len(self._queue))
 
-    def _wait(self, done: Callable[[], bool], seconds: float, *, even_if_away: bool = False) -> bool:
-        deadline = time.monotonic() + seconds
-        with self._changed:
-            while not done():
-                left = deadline - time.monotonic()
-                if left <= 0 or (self._away and not even_if_away):
-                    return False
-                self._hurry = True
-                self._keep_a_thread()
-                self._changed.notify_all()
-                self._changed.wait(left)
-        return True
+    def _drain(self, deadline: float) -> None:
+        while self._queue:
+            batch = [self._queue[index] for index in range(min(BATCH_RECORDS, len(self._queue)))]
+            try:
+                self._committed(batch, self._commit(batch))
+            except Exception as error:  # noqa: BLE001 - the end of a program is no place to fail
+                self._went_away(error)
+                if time.monotonic() + RETRY_SECONDS[2] >= deadline:
+                    return
+                time.sleep(RETRY_SECONDS[2])
 
     # --- appending: on the run's thread, the lock held -----------------------------------------------------------------
 
@@ -212,6 +244,7 @@ class Writer:
             self._waiting_of_run[entry.run_id] -= 1
             if self._waiting_of_run[entry.run_id] <= 0:
                 del self._waiting_of_run[entry.run_id]
+                _tell(self._watchers.pop(entry.run_id, ()))
 
     # --- committing: on the writer's thread ----------------------------------------------------------------------------
 
@@ -241,9 +274,8 @@ class Writer:
             if failures:
                 self._changed.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
             elif not self._queue:
-                self._hurry = False
                 self._changed.wait(IDLE_SECONDS)
-            elif len(self._queue) < BATCH_RECORDS and not self._hurry:
+            if self._queue and len(self._queue) < BATCH_RECORDS and not (self._hurry or failures):
                 self._changed.wait(BATCH_SECONDS)
             if self._closed or not self._queue:
                 self._thread = None
@@ -252,7 +284,7 @@ class Writer:
 
     def _commit(self, batch: list[_Entry]) -> list[Record]:
         backend = self._backend
-        if backend is None or not backend.is_current():
+        if backend is None or (self._open_backend is not None and not backend.is_current()):
             backend = self._backend = self._reopened(backend)
         return write_or_isolate(backend, [self._record_of(entry) for entry in _without_starts_that_ended(batch)])
 
@@ -267,8 +299,11 @@ class Writer:
         return record
 
     def _reopened(self, old: StorageBackend | None) -> StorageBackend:
+        if self._open_backend is None:
+            raise StorageError("the store is closed")
         if old is not None:
             logger.warning("the store %s was deleted or replaced; it is opened anew", old.location)
+            self._backend = None
             old.close()
         return self._open_backend()
 
@@ -284,6 +319,7 @@ class Writer:
             if self._away:
                 logger.info("the trace store is back")
             self._away = False
+            self._hurry = False
             last = next((entry.position for entry in reversed(batch) if entry.position is not None), None)
             if last is not None and self._journal is not None:
                 self._journal.forget(before=last.segment)
@@ -295,6 +331,8 @@ class Writer:
                 where = "the journal" if self._journal is not None else "memory"
                 logger.warning("the trace store is away; runs go on and their records wait in %s: %s", where, error)
             self._away = True
+            for run_id in list(self._watchers):
+                _tell(self._watchers.pop(run_id))
             self._changed.notify_all()
 
     def _say_what_is_left(self, left: int) -> None:
@@ -311,6 +349,12 @@ class Writer:
         """Begin anew in a forked child: what waited, and the locks, belong to the parent."""
         if self._pid != os.getpid():
             self._begin()
+
+
+def _tell(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        with contextlib.suppress(RuntimeError):  # its event loop has closed meanwhile
+            call()
 
 
 def _without_starts_that_ended(batch: list[_Entry]) -> list[_Entry]:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, NewType
 
 import orjson
@@ -365,6 +366,8 @@ class StorageBackend(ABC):
     execution_states: AbstractExecutionStateRepository
     location: str
     """Where it is, as people may see it: a path, or a URL without its password."""
+    journals: Sequence[Path] = ()
+    """Where the processes that write this store keep their journals: the first that can be written is used."""
 
     def __iter__(self) -> Iterator[Any]:
         """Give the pair: runs, execution states."""

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import struct
+import sys
 import threading
 import time
 import weakref
@@ -158,7 +159,7 @@ class Journal:
             segment.path.unlink()
         os.close(segment.fd)
 
-    def _after_fork_in_child(self) -> None:
+    def let_go_after_fork(self) -> None:
         """Let go of the parent's segments: the lock is the open file's, and would outlive the parent in the child."""
         self._lock = threading.Lock()
         for segment in self._segments.values():
@@ -174,7 +175,7 @@ _ALL: Final[weakref.WeakSet[Journal]] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for journal in list(_ALL):
-        journal._after_fork_in_child()
+        journal.let_go_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -200,18 +201,18 @@ def _write_whole(fd: int, data: bytes, offset: int) -> None:
         raise JournalError(error.errno, f"the journal cannot be written: {error.strerror}") from error
 
 
-if hasattr(os, "pwrite"):
-    _write_at = os.pwrite
-    _read_at = os.pread
-else:  # Windows; the journal's lock keeps the two steps together
+def _write_at(fd: int, data: memoryview, offset: int) -> int:
+    if sys.platform != "win32":
+        return os.pwrite(fd, data, offset)
+    os.lseek(fd, offset, os.SEEK_SET)  # two steps; the journal's lock keeps them together
+    return os.write(fd, data)
 
-    def _write_at(fd: int, data: memoryview, offset: int, /) -> int:
-        os.lseek(fd, offset, os.SEEK_SET)
-        return os.write(fd, data)
 
-    def _read_at(fd: int, length: int, offset: int, /) -> bytes:
-        os.lseek(fd, offset, os.SEEK_SET)
-        return os.read(fd, length)
+def _read_at(fd: int, length: int, offset: int) -> bytes:
+    if sys.platform != "win32":
+        return os.pread(fd, length, offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, length)
 
 
 def make_private_directory(directory: Path) -> None:

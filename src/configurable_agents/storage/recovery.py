@@ -1,5 +1,8 @@
-"""Takes up the journals of processes that have died: what they had recorded goes into the database, and what they were
-running becomes `interrupted`. Doing it twice, or two doing it at once, changes nothing."""
+"""Takes up the journals of processes that have died.
+
+What they had recorded goes into the database, and what they were running becomes `interrupted`. Doing it twice, or two
+doing it at once, changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,7 @@ def segments(directory: Path) -> list[Path]:
 def _taken(directory: Path, owner: str) -> Iterator[list[Path]]:
     """Hold all segments of an owner locked; none are given if it lives, or if somebody else is at it."""
     with contextlib.ExitStack() as stack:
-        paths = []
+        paths: list[Path] = []
         for path in sorted(directory.glob(f"{owner}-*{SUFFIX}")):
             try:
                 fd = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))

@@ -26,8 +26,8 @@ from configurable_agents.storage.base import (
     by_kind,
 )
 from configurable_agents.storage.database import Database
-from configurable_agents.storage.recovery import recover
 from configurable_agents.storage.models import execution_states, spans, workflow_configs, workflow_runs
+from configurable_agents.storage.recovery import recover
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +153,7 @@ class SqlAlchemyStorageBackend(StorageBackend):
         self._file = file
         self._identity = identity_of(file) if file is not None else None
         self.location = database.location
-        self._journals = journals
-        """Where processes that write this store may have left journals; none for a store that is only read."""
+        self.journals = tuple(journals)
         self.runs = SqlAlchemyWorkflowRunRepository(database, before_listing=self._recover_quietly)
         self.execution_states = SqlAlchemyExecutionStateRepository(database)
 
@@ -190,7 +189,7 @@ class SqlAlchemyStorageBackend(StorageBackend):
 
     def recover(self) -> None:
         """Take up the journals of processes that have died (see the base class)."""
-        for directory in self._journals:
+        for directory in self.journals:
             recover(directory, self)
 
     def is_current(self) -> bool:
@@ -219,6 +218,12 @@ def _interrupted(table: sa.Table, key: SpanKey) -> sa.Update:
     )
 
 
+_SUMS: Final = (
+    *("model_calls", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
+    *("reasoning_tokens", "priced_cost_usd", "unpriced_calls"),
+)
+
+
 def _summed_up(key: SpanKey) -> sa.Update:
     """Give a run the totals of its node executions."""
     run, node = workflow_runs.c, execution_states.c
@@ -226,9 +231,7 @@ def _summed_up(key: SpanKey) -> sa.Update:
     def total(expression: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
         return sa.select(sa.func.coalesce(expression, 0)).where(node.run_id == run.run_id).scalar_subquery()
 
-    sums = ("model_calls", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
-    sums += ("reasoning_tokens", "priced_cost_usd", "unpriced_calls")
-    values = {name: total(sa.func.sum(node[name])) for name in sums}
+    values: dict[str, Any] = {name: total(sa.func.sum(node[name])) for name in _SUMS}
     values["node_executions"] = total(sa.func.count())
     # Unknown if any part is.
     unknown = sa.select(sa.func.count()).where(node.run_id == run.run_id, node.cost_usd.is_(None)).scalar_subquery()

@@ -98,9 +98,15 @@ def journal_directories(place: Path | str, environ: Mapping[str, str]) -> tuple[
     return (_state_directory(environ) / _hash(_without_password(place)),)
 
 
+def shown(place: Path | str) -> str:
+    """Give a store's place as people may see it: without a password."""
+    return _without_password(place) if isinstance(place, str) else str(place)
+
+
 def _state_directory(environ: Mapping[str, str]) -> Path:
     base = environ.get("XDG_STATE_HOME") or environ.get("LOCALAPPDATA")
-    return Path(base) / STATE_FOLDER if base else Path(os.path.expanduser("~/.local/state")) / STATE_FOLDER
+    # Not `Path.home`, which raises where there is no home: then the path stays as it is, and cannot be written.
+    return Path(base or os.path.expanduser("~/.local/state")) / STATE_FOLDER  # noqa: PTH111
 
 
 def _hash(text: str) -> str:
