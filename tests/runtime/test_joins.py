@@ -11,9 +11,9 @@ import pytest
 
 from _graphs import graph, play
 from _runs import Run, both_ways, chain, field
+from configurable_agents import run_workflow
 
 LOG = field("list[str]", [], reduce="append")
-from configurable_agents import run_workflow
 
 
 @pytest.fixture

@@ -110,7 +110,8 @@ class NodeExecutor:
             end = self._written(outcome)
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt too must never look completed
             outcome = Outcome(visit, Delta(visit.seq, visit.reads_from), error=error)
-            end = record_failure(opened.span, error, mask=self._recorder.mask)
+            left_behind = visit.seq not in self._open  # its span has ended as cancelled
+            end = {} if left_behind else record_failure(opened.span, error, mask=self._recorder.mask)
         finally:
             otel_context.detach(token)
         self._end(opened, end)

@@ -91,14 +91,30 @@ class _Drive(Generic[T]):
         self.cancel()
 
     def _close(self) -> None:
-        try:
-            left = asyncio.all_tasks(self._loop)
-            if left:
-                self._loop.run_until_complete(cancel_all(left, seconds=GRACE_SECONDS))
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        finally:
-            asyncio.set_event_loop(None)
-            self._loop.close()
+        asyncio.set_event_loop(None)
+        left = asyncio.all_tasks(self._loop)
+        if left:
+            self._loop.run_until_complete(cancel_all(left, seconds=GRACE_SECONDS))
+        left = asyncio.all_tasks(self._loop)
+        if left:
+            # Closing the loop under a task that does not let itself be cancelled would break it at some odd moment.
+            name = "configurable-agents-left-behind"
+            threading.Thread(target=_let_end, args=(self._loop, left), name=name, daemon=True).start()
+        else:
+            _close(self._loop)
+
+
+def _let_end(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> None:
+    """Run tasks that were left behind to their own end; on a daemon thread, so that nobody waits for them."""
+    loop.run_until_complete(asyncio.wait(tasks))
+    _close(loop)
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
 
 
 def _in_plain_function(frame: FrameType | None) -> bool:

@@ -227,11 +227,9 @@ class Engine:
 
     async def _cancel(self) -> None:
         """Cancel what is running, and record as cancelled what does not let itself be cancelled."""
-        tasks = list(self._running)
-        await cancel_all(tasks, seconds=CANCEL_SECONDS)
-        for task in tasks:
-            if task.done() and not task.cancelled():
-                task.exception()  # looked at, so that asyncio does not report it
+        for task in self._running:
+            task.add_done_callback(_look_at)
+        await cancel_all(list(self._running), seconds=CANCEL_SECONDS)
         self._executor.abandon()
 
     def _merged(self, arrival: Arrival) -> Token:
@@ -277,6 +275,12 @@ class Engine:
         tokens = merge_order(self._ended)
         state, heads = self._fold(tokens) if len(tokens) > 1 else (tokens[0].state, tokens[0].heads)
         return Final(state, heads)
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Look at what became of a task, whenever it ends, so that asyncio does not report it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _is_in(fork: Fork | None, outer: Fork) -> bool:
