@@ -117,7 +117,7 @@ def within_limit(seconds: float) -> Iterator[None]:
 @both_ways
 @pytest.mark.parametrize("slow", SLOW)
 def test_a_nodes_timeout_fails_the_node_within_half_a_second(run: Run, slow: Any, store: Path) -> None:
-    with within_limit(0.2), pytest.raises(NodeExecutionError, match="timeout of 0.2 s") as caught:
+    with within_limit(0.2), pytest.raises(NodeExecutionError, match=r"timeout of 0.2 s") as caught:
         run(one(timeout=0.2), functions={"slow": slow}, store=store)
     assert isinstance(caught.value.__cause__, NodeTimeoutError)
     assert isinstance(caught.value.__cause__, TimeoutError)
@@ -131,7 +131,7 @@ def test_a_nodes_timeout_fails_the_node_within_half_a_second(run: Run, slow: Any
 @pytest.mark.parametrize("place", ["line", "fan-out", "map"])
 def test_a_runs_timeout_fails_the_run_within_half_a_second(run: Run, slow: Any, place: str, store: Path) -> None:
     workflow = one(timeout=None) if place == "line" else several(place)
-    with within_limit(0.2), pytest.raises(WorkflowExecutionError, match="timeout of 0.2 s") as caught:
+    with within_limit(0.2), pytest.raises(WorkflowExecutionError, match=r"timeout of 0.2 s") as caught:
         run(workflow, functions={"slow": slow}, store=store, timeout_seconds=0.2)
     assert isinstance(caught.value.__cause__, RunTimeoutError)
     assert type(caught.value) is WorkflowExecutionError
@@ -143,9 +143,9 @@ def test_a_runs_timeout_fails_the_run_within_half_a_second(run: Run, slow: Any, 
 
 @both_ways
 def test_the_files_timeout_holds_and_the_calls_wins(run: Run, store: Path) -> None:
-    with within_limit(0.2), pytest.raises(WorkflowExecutionError, match="timeout of 0.2 s"):
+    with within_limit(0.2), pytest.raises(WorkflowExecutionError, match=r"timeout of 0.2 s"):
         run(make_timed(0.2), functions={"slow": sleeping}, store=store)
-    with within_limit(0.3), pytest.raises(WorkflowExecutionError, match="timeout of 0.3 s"):
+    with within_limit(0.3), pytest.raises(WorkflowExecutionError, match=r"timeout of 0.3 s"):
         run(make_timed(30), functions={"slow": sleeping}, store=store, timeout_seconds=0.3)
 
 
@@ -293,7 +293,7 @@ def test_a_nodes_retries_end_at_max_attempts(run: Run, store: Path) -> None:
         tries.append(1)
         raise ValueError(f"try {len(tries)}")
 
-    with pytest.raises(NodeExecutionError, match="try 3$"):
+    with pytest.raises(NodeExecutionError, match=r"try 3$"):
         run(one(retry={"max_attempts": 3, "initial_delay": 0}), functions={"slow": fail}, store=store)
     assert len(tries) == 3
     assert kept(store).node("slow").attempts == 3

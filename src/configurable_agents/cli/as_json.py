@@ -56,8 +56,17 @@ def result_object(result: RunResult) -> dict[str, Any]:
     }
 
 
-def unfinished_object(run: WorkflowRunRecord, *, store: str | None) -> dict[str, Any]:
-    """Give a run that failed or was cancelled as `run` prints it: the keys of one that completed, without outputs."""
+def unfinished_object(
+    run: WorkflowRunRecord, *, store: str | None, degraded: bool, node_id: str | None = None, seq: int | None = None
+) -> dict[str, Any]:
+    """Give a run that failed or was cancelled as `run` prints it: the keys of one that completed, without outputs.
+
+    Args:
+        store: Where it is kept.
+        degraded: It should be kept and is not.
+        node_id: The node that failed, with its `seq`.
+        seq: Number of its execution.
+    """
     return {
         "run_id": run.run_id,
         "trace_id": run.trace_id,
@@ -74,8 +83,8 @@ def unfinished_object(run: WorkflowRunRecord, *, store: str | None) -> dict[str,
         "priced_cost_usd": run.priced_cost_usd,
         "unpriced_calls": run.unpriced_calls,
         "store": store,
-        "degraded": None,
-        "error": _error(run),
+        "degraded": degraded,
+        "error": {"type": run.error_type, "message": run.error_message, "node_id": node_id, "seq": seq},
     }
 
 

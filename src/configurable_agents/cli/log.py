@@ -34,7 +34,13 @@ class ScreenHandler(logging.Handler):
 
 def log_to(screen: Screen, level: str = "WARNING") -> None:
     """Show what is logged: of ours from `level` on, of libraries from warnings on."""
-    root = logging.getLogger()
-    root.handlers = [handler for handler in root.handlers if not isinstance(handler, ScreenHandler)]
-    root.addHandler(ScreenHandler(screen))
+    stop_logging()
+    logging.getLogger().addHandler(ScreenHandler(screen))
     logging.getLogger(LOGGER).setLevel("DEBUG" if screen.debug else level)
+
+
+def stop_logging() -> None:
+    """Take our handler away again."""
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, ScreenHandler)]:
+        root.removeHandler(handler)

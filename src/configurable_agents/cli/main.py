@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from configurable_agents.cli.log import stop_logging
 from configurable_agents.cli.options import DebugOption, screen_of
 from configurable_agents.cli.run_command import run
 from configurable_agents.cli.runs_commands import runs
@@ -63,9 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     screen = Screen()
     try:
         code = _run_command(screen, arguments)
-        _flush()
     except KeyboardInterrupt:
-        return ending.code()
+        code = ending.code()
+    else:
+        ending.forget()
+    finally:
+        stop_logging()
+    _flush()
     return code
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.cells import cell_len
-from rich.padding import Padding
 from rich.text import Text
 
 from configurable_agents.cli.screen import Screen
@@ -17,41 +16,40 @@ from configurable_agents.cli.values import outline
 if TYPE_CHECKING:
     from configurable_agents.config.schema import WorkflowConfig
 
-_INLINE: Final = 60
-"""A longer value stands below its name."""
+_MAX_NAME: Final = 24
+"""Columns for the names beside the values; a value with a longer name, and an outline, stand below theirs."""
 
 
 def show_outputs(screen: Screen, config: WorkflowConfig, state: Mapping[str, Any]) -> None:
     """Show the fields of the final state that nodes write; what the caller gave, the caller knows."""
     written = {name for node in config.nodes for name in node.outputs}
     written |= {edge.parallel.collect_field for edge in config.edges if edge.parallel is not None}
-    shown = {name: outline(value) for name, value in state.items() if name in written}
-    short = {name: lines[0] for name, lines in shown.items() if _is_short(lines)}
-    pad = max((cell_len(name) for name in short), default=0)
-    for name, line in short.items():
-        _line(screen, Text.assemble((f"{name}{' ' * (pad - cell_len(name))}  ", "bold"), line))
-    for name in shown:
-        if name not in short:
-            _block(screen, name, shown[name])
+    shown = {name: value for name, value in state.items() if name in written}
+    pad = max((cell_len(name) for name in shown if cell_len(name) <= _MAX_NAME), default=0)
+    for name, value in shown.items():
+        lines = [screen.signs.nothing] if value is None else outline(value)
+        if cell_len(name) > pad or (len(lines) > 1 and not isinstance(value, str)):
+            _line(screen, Text(one_line(name), "bold"))
+            pairs = [(Text("  "), line) for line in lines]
+        else:
+            head = Text(name + " " * (pad - cell_len(name)) + "  ", "bold")
+            pairs = [(head if number == 0 else Text(" " * (pad + 2)), line) for number, line in enumerate(lines)]
+        for head, line in pairs:
+            _line(screen, Text(line), head=head)
     screen.show()
 
 
-def _is_short(lines: list[str]) -> bool:
-    return len(lines) == 1 and cell_len(lines[0]) <= _INLINE and not lines[0].startswith("- ")
-
-
-def _block(screen: Screen, name: str, lines: list[str]) -> None:
-    _line(screen, Text(one_line(name), "bold"))
-    for line in lines:
-        _line(screen, Text(line), indent=2)
-
-
-def _line(screen: Screen, text: Text, *, indent: int = 0) -> None:
-    """Show a line, wrapped in a terminal; in a file or a pipe it stays one line."""
-    if screen.out.is_terminal:
-        screen.show(Padding(text, (0, 0, 0, indent), expand=False) if text.plain else "")
-    else:
-        screen.out.print(Text(" " * indent) + text if text.plain else "", soft_wrap=True)
+def _line(screen: Screen, text: Text, *, head: Text | None = None) -> None:
+    """Show a line, in a terminal wrapped below its own beginning; in a file or a pipe it stays one line."""
+    head = head or Text()
+    if not screen.out.is_terminal:
+        whole = head + text
+        whole.rstrip()
+        screen.out.print(whole, soft_wrap=True)
+        return
+    room = max(screen.out.width - head.cell_len, 10)
+    for number, part in enumerate(text.wrap(screen.out, room)):
+        screen.show((head if number == 0 else Text(" " * head.cell_len)) + part)
 
 
 def show_view(screen: Screen, view: RunView, *, with_inputs: bool = True) -> None:

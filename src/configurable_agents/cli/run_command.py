@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from configurable_agents.cli.options import DebugOption, FunctionsOption, JsonOption, StoreOption, screen_of
 from configurable_agents.cli.screen import Screen
+from configurable_agents.errors import InputError
 
 if TYPE_CHECKING:
     from configurable_agents.runtime.workflow import Workflow
@@ -58,10 +60,12 @@ def run(
     log_to(screen)
     workflow = load_workflow(file)
     _prepare_log(screen, workflow)
+    registered = load_functions(functions) if functions is not None else {}
+    _check_functions(workflow, registered)
     request = Request(
         workflow=workflow,
         inputs=gather_inputs(input_ or [], inputs, workflow.config.state.fields),
-        functions=load_functions(functions) if functions is not None else None,
+        functions=registered,
         model=model,
         store=store,
         keep=not no_store,
@@ -69,6 +73,14 @@ def run(
         as_json=as_json,
     )
     return run_and_show(screen, request)
+
+
+def _check_functions(workflow: Workflow, registered: Collection[str]) -> None:
+    missing = sorted(workflow.function_names - set(registered))
+    if missing:
+        offered = f"; it offers {', '.join(sorted(registered))}" if registered else ""
+        remedy = f"Name a module that offers it with --functions{offered}."
+        raise InputError([f"function {name!r} is not registered" for name in missing] + [remedy])
 
 
 def _prepare_log(screen: Screen, workflow: Workflow) -> None:

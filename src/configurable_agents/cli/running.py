@@ -16,7 +16,7 @@ from configurable_agents.cli.progress import LiveProgress
 from configurable_agents.cli.results import show_outputs, show_view
 from configurable_agents.cli.screen import Screen
 from configurable_agents.cli.tree import RunView
-from configurable_agents.errors import ConfigurableAgentsError, WorkflowExecutionError
+from configurable_agents.errors import ConfigurableAgentsError, NodeExecutionError, WorkflowExecutionError
 from configurable_agents.runtime.executor import run_workflow
 from configurable_agents.runtime.result import RunResult
 from configurable_agents.runtime.workflow import Workflow
@@ -29,7 +29,7 @@ class Request:
 
     workflow: Workflow
     inputs: Mapping[str, Any]
-    functions: Mapping[str, Callable[..., Any]] | None
+    functions: Mapping[str, Callable[..., Any]]
     model: str | None
     store: str | None
     keep: bool
@@ -83,7 +83,7 @@ def _report_done(screen: Screen, asked: Request, view: RunView | None, result: R
 def _report_failed(screen: Screen, asked: Request, view: RunView | None, error: BaseException) -> None:
     store = _find_store(asked, view)
     if asked.as_json:
-        _write_unfinished(screen, view, store)
+        _write_unfinished(screen, asked, view, store, error)
     else:
         _show(screen, view)
     if screen.debug:
@@ -96,15 +96,20 @@ def _report_failed(screen: Screen, asked: Request, view: RunView | None, error: 
 def _report_cancelled(screen: Screen, asked: Request, view: RunView | None) -> None:
     store = _find_store(asked, view)
     if asked.as_json:
-        _write_unfinished(screen, view, store)
+        _write_unfinished(screen, asked, view, store)
     screen.complain("cancelled", kind="error")
     if view is not None:
         _say_where(screen, asked, view.run.run_id, store)
 
 
-def _write_unfinished(screen: Screen, view: RunView | None, store: str | None) -> None:
-    if view is not None:
-        screen.write_json(unfinished_object(view.run, store=store))
+def _write_unfinished(
+    screen: Screen, asked: Request, view: RunView | None, store: str | None, error: BaseException | None = None
+) -> None:
+    if view is None:
+        return
+    node_id, seq = (error.node_id, error.seq) if isinstance(error, NodeExecutionError) else (None, None)
+    degraded = store is None and _wants_store(asked)
+    screen.write_json(unfinished_object(view.run, store=store, degraded=degraded, node_id=node_id, seq=seq))
 
 
 def _show(screen: Screen, view: RunView | None) -> None:
@@ -114,9 +119,9 @@ def _show(screen: Screen, view: RunView | None) -> None:
 
 def _find_store(asked: Request, view: RunView | None) -> str | None:
     """Look whether the store holds a run that did not complete: its error does not say so."""
-    storage = asked.workflow.config.config.storage
-    if view is None or not asked.keep or (asked.store is None and storage is not None and not storage.enabled):
+    if view is None or not _wants_store(asked):
         return None
+    storage = asked.workflow.config.config.storage
     try:
         backend = create_storage_backend(store_target(asked.store, os.environ, storage), read_only=True)
         try:
@@ -126,6 +131,11 @@ def _find_store(asked: Request, view: RunView | None) -> str | None:
             backend.close()
     except ConfigurableAgentsError:
         return None
+
+
+def _wants_store(asked: Request) -> bool:
+    storage = asked.workflow.config.config.storage
+    return asked.keep and (asked.store is not None or storage is None or storage.enabled)
 
 
 def _say_where(screen: Screen, asked: Request, run_id: str, store: str | None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import threading
 from types import FrameType
+from typing import Any
 
 
 class Ending:
@@ -17,19 +19,29 @@ class Ending:
 
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
         # Registered before anything else is, so that it runs last: stores and exporters have been closed by then.
         atexit.register(self._end)
 
     def listen(self) -> None:
         """Let SIGTERM and SIGHUP cancel as Ctrl-C does; a signal that the caller ignores (`nohup`) stays ignored."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # A job in the background of a script: Ctrl-C is not for it, but SIGTERM takes the way of Ctrl-C (below),
+            # which needs a handler. Blocked is as good as ignored.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, self._cancel)
+                self._before[number] = signal.signal(number, self._cancel)
 
-    def _cancel(self, number: int, _frame: FrameType | None) -> None:
+    def _cancel(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number)
-        signal.raise_signal(signal.SIGINT)
+        handler = signal.getsignal(signal.SIGINT)  # while a run goes on, its own: it cancels and lets the run end
+        if callable(handler):
+            handler(signal.SIGINT, frame)
 
     def code(self) -> int:
         """Give the exit code after a cancellation, and let the process end by the signal."""
@@ -37,8 +49,10 @@ class Ending:
         return 128 + self._signal
 
     def forget(self) -> None:
-        """End as usual after all."""
+        """End as usual: nothing has been cancelled."""
         atexit.unregister(self._end)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _end(self) -> None:
         if self._signal is None or os.name == "nt":

@@ -196,7 +196,9 @@ def _span_tokens(span: SpanRecord) -> str:
 def _span_error(span: SpanRecord, guide: str, signs: Signs) -> list[Text]:
     if span.status_code != "ERROR":
         return []
-    text = ": ".join(one_line(part) for part in (span.error_type, span.status_message) if part)
+    if (span.error_type or "").endswith("CancelledError"):
+        return []
+    text = one_line(_error_text(span.error_type, span.status_message))
     return [Text.assemble((guide, _GUIDE), (signs.spell(text), "red"))] if text else []
 
 
@@ -218,15 +220,22 @@ def _wrote(name: str, value: Any, guide: str, width: int, signs: Signs) -> Text:
 
 
 def _error_lines(record: WorkflowRunRecord | ExecutionStateRecord, guide: str, style: str, signs: Signs) -> list[Text]:
-    if not (record.error_type or record.error_message):
-        return []
-    message = ": ".join(clean(part) for part in (record.error_type, record.error_message) if part)
+    if record.status in {Status.COMPLETED, Status.CANCELLED} or not (record.error_type or record.error_message):
+        return []  # of a cancelled one the status says all
+    message = _error_text(record.error_type, record.error_message)
     lines = message.strip().split("\n")[:_MAX_ERROR_LINES]
     return [Text.assemble((guide, _GUIDE), (signs.spell(line), style)) for line in lines]
 
 
 def _age(record: WorkflowRunRecord | ExecutionStateRecord, view: RunView) -> float:
     return max(view.now_unix_nano - record.start_time_unix_nano, 0) / 1e9
+
+
+def _error_text(kind: str | None, message: str | None) -> str:
+    kind, message = clean(kind or ""), clean(message or "")
+    if not message or kind.endswith(message):  # an exception without a message is described by its class
+        return kind or message
+    return f"{kind}: {message}" if kind else message
 
 
 def mark_of(status: str, signs: Signs) -> str:

@@ -75,7 +75,7 @@ def _show_sound(screen: Screen, file: Path, loaded: LoadedConfig, unknown: list[
     _show(screen, "ok", "bold green", f"{file}: {one_line(config.flow.name)}, {shape}")
     for name, values in _reached(loaded):
         listed = ", ".join(one_line(value) for value in values) or "none"
-        screen.out.print(Text.assemble((f"  {name:<10}", "dim"), screen.signs.spell(listed)), soft_wrap=True)
+        screen.out.print(Text.assemble((f"  {name:<12}", "dim"), screen.signs.spell(listed)), soft_wrap=True)
     for problem in loaded.warnings:
         _show(screen, "warning", "yellow", str(problem))
     for node, function in unknown:
@@ -87,7 +87,19 @@ def _reached(loaded: LoadedConfig) -> list[tuple[str, tuple[str, ...]]]:
     from configurable_agents.config.reach import reach
 
     found = reach(loaded.config)
-    return [("hosts", found.hosts), ("variables", found.variables), ("paths", found.paths)]
+    kinds = {
+        "hosts": found.hosts,
+        "variables": found.environment,
+        "paths": found.paths,
+        "modules": found.modules,
+        "parameters": found.params,
+    }
+    # Hosts, variables and paths are always answered; the other two are rare.
+    return [
+        (kind, tuple(dict.fromkeys(named.value for named in values)))
+        for kind, values in kinds.items()
+        if values or kind in {"hosts", "variables", "paths"}
+    ]
 
 
 def _show(screen: Screen, kind: str, style: str, text: str) -> None:

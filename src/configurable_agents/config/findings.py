@@ -48,9 +48,9 @@ class Findings:
         """Add a problem; the same message for the same path counts once."""
         self._found.setdefault((path, message), Finding(path, message, remedy, on_key, fragment))
 
-    def add_at(self, place: tuple[int, int], message: str, remedy: Remedy = "") -> None:
+    def add_at(self, place: tuple[int, int], message: str, remedy: Remedy = "", *, path: Path = ()) -> None:
         """Add a problem of the text itself, by line and column."""
-        self._found.setdefault(((), f"{place}{message}"), Finding((), message, remedy, place=place))
+        self._found.setdefault((path, f"{place}{message}"), Finding(path, message, remedy, place=place))
 
     def rename(self, path: Path, written: Path) -> None:
         """Say that what is looked at as `path` stands in the file as `written`."""

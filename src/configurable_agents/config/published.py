@@ -85,7 +85,7 @@ def _find_kind(node: dict[str, Any], path: Path, findings: Findings) -> None:
             node[meant] = node.pop(key)
             return
     remedy = "A node that asks a model has a 'prompt', one that calls a function of yours has 'function'."
-    findings.add(path, f"a node has exactly one of {listed(list(NODE_KINDS))}; this one has none", remedy)
+    findings.add_unless_muted(path, f"a node has exactly one of {listed(list(NODE_KINDS))}; this one has none", remedy)
     findings.mute(path)
 
 

@@ -18,7 +18,7 @@ from configurable_agents.config.positions import Mark, Path, Positions, line_and
 
 MAX_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 50
-MAX_VALUES: Final = 30_000
+MAX_VALUES: Final = 20_000
 """Keys and values in one file: what can be read and checked within a second."""
 
 # libyaml reads some thirty times faster than the reader in Python; wheels of PyYAML bring it.
@@ -106,7 +106,7 @@ class _Reader:
         return collect(mark, path, depth + 1), mark
 
     def _refuse(self, path: Path, event: Any, message: str, remedy: str) -> None:
-        self._findings.add_at(_place(event), message, remedy)
+        self._findings.add_at(_place(event), message, remedy, path=path)
 
     def _refuse_decoration(self, event: Any, path: Path) -> None:
         if event.tag is not None:
@@ -136,7 +136,8 @@ class _Reader:
             return
         if key in made:
             first = mark.keys[key].line
-            self._findings.add_at(place, f"the key {quoted(key)} is given twice", f"It stands on line {first} already.")
+            message, remedy = f"the key {quoted(key)} is given twice", f"It stands on line {first} already."
+            self._findings.add_at(place, message, remedy, path=(*path, key))
             return
         mark.keys[key] = Mark(*place, event.start_mark.index, event.end_mark.index)
         mark.items[key] = value_mark

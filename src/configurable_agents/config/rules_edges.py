@@ -167,22 +167,24 @@ def _check_collected(check: EdgeCheck, path: Path, parallel: Parallel, collected
         check.findings.add(
             at, f"a map sets the whole list, so that 'reduce: {field.reduce}' means nothing here", remedy
         )
+    node = next((node for name_, node in check.draft.nodes if name_ == parallel.target_node), None)
     given = check.given.get(parallel.target_node)
-    node = next((node for id_, node in check.draft.nodes if id_ == parallel.target_node), None)
-    if not given or node is None or set(given) != set(node.outputs):
-        if given is not None and node is not None and node.output_schema is None:
-            lost = [output for output in node.outputs if output not in given]
-            _tell_untyped(check, at, name, collected, lost)
+    if node is None or given is None:
         return
-    made, element = collected_type(given), collected.element
+    lost = [output for output in node.outputs if output not in given]
+    if lost and node.output_schema is None:
+        _tell_untyped(check, at, name, collected, lost)
+    elif given and not lost:
+        _check_element(check, at, name, collected, collected_type(given))
+
+
+def _check_element(check: EdgeCheck, path: Path, name: str, collected: ValueType, made: ValueType) -> None:
+    element = collected.element
     if element is not None and not element.accepts(made):
         message = f"the target gives {made.text}, and state field {quoted(name)} is {collected.text}"
-        check.findings.add(at, message, "Write a list of what one execution of the target gives.")
+        check.findings.add(path, message, "Write a list of what one execution of the target gives.")
 
 
 def _tell_untyped(check: EdgeCheck, path: Path, name: str, collected: ValueType, lost: Sequence[str]) -> None:
-    if lost:
-        message = (
-            f"{quoted(name)} is {collected.text}: its elements have no {listed([quoted(output) for output in lost])}"
-        )
-        check.findings.add(path, message, "The target's outputs are the fields of what is collected.")
+    message = f"{quoted(name)} is {collected.text}: its elements have no {listed([quoted(output) for output in lost])}"
+    check.findings.add(path, message, "The target's outputs are the fields of what is collected.")

@@ -77,11 +77,13 @@ def _check_ways_on(graph: Graph) -> None:
 
 
 def _check_dead_ends(graph: Graph) -> None:
+    if not graph.sources <= graph.draft.known:
+        return  # whose way on a misspelt 'from' was meant to be, nobody knows
     if START not in graph.sources:
         remedy = "Add '- {from: START, to: first_node}'."
         graph.findings.add(("edges",), "no edge leaves START, where a run begins", remedy)
     for index, (name, _) in enumerate(graph.draft.nodes):
-        if name and name not in graph.sources:
+        if name not in {"", START, END} and name not in graph.sources:
             remedy = f"Add an edge from it; 'to: {END}' finishes the run."
             graph.findings.add(("nodes", index, "id"), f"node {quoted(name)} has no way on", remedy)
 

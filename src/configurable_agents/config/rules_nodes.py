@@ -8,7 +8,7 @@ from keyword import iskeyword
 
 from configurable_agents.config.draft import Draft
 from configurable_agents.config.findings import Findings, did_you_mean, listed, quoted, repeated
-from configurable_agents.config.outputs import TEXT_TYPE, types_of, write_type
+from configurable_agents.config.outputs import TEXT_TYPE, schema_types, types_of, write_type
 from configurable_agents.config.positions import Fragment, Path
 from configurable_agents.config.rules_fields import Types, add_type_errors, check_parts
 from configurable_agents.config.schema import END, START, ModelNode, Node, OutputSchema, StateField
@@ -99,8 +99,7 @@ def _check_outputs(check: NodeCheck) -> Mapping[str, ValueType]:
     try:
         given = types_of(node, check.draft.fields, _collected(check))
     except TypeSyntaxError as error:
-        _tell_type_error(check, error)
-        return {}
+        given = _tell_type_errors(check, error)
     if not check.is_map_target:
         _check_fit(check, given)
     return given
@@ -150,21 +149,20 @@ def _check_simple_schema(check: NodeCheck, schema: OutputSchema) -> None:
         check.add(("output_schema", "type"), message, remedy)
 
 
-def _tell_type_error(check: NodeCheck, error: TypeSyntaxError) -> None:
-    """Say where: each field of an `output_schema` is looked at by itself, so that all that is wrong is told."""
+def _tell_type_errors(check: NodeCheck, error: TypeSyntaxError) -> dict[str, ValueType]:
+    """Look at each field of an `output_schema` by itself, so that all that is wrong is told; give what is right."""
     schema = check.node.output_schema
+    given: dict[str, ValueType] = {}
     if schema is None:
-        return  # the state field's own problem, told there
-    if schema.fields is None:
-        if not (schema.type == "object" and schema.schema_ is None):
-            add_type_errors(error, (*check.path, "output_schema"), check.findings)
-        return
-    for index, field in enumerate(schema.fields):
-        alone = check.node.model_copy(update={"output_schema": schema.model_copy(update={"fields": (field,)})})
+        return {}  # the state field's own problem, told there
+    if schema.fields is None and not (schema.type == "object" and schema.schema_ is None):
+        add_type_errors(error, (*check.path, "output_schema"), check.findings)
+    for index, field in enumerate(schema.fields or ()):
         try:
-            types_of(alone, {}, None)
+            given |= schema_types(schema.model_copy(update={"fields": (field,)}), ())
         except TypeSyntaxError as found:
             add_type_errors(found, (*check.path, "output_schema", "fields", index), check.findings)
+    return given
 
 
 def _check_fit(check: NodeCheck, given: Mapping[str, ValueType]) -> None:

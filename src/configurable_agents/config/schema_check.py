@@ -38,7 +38,7 @@ def check(document: dict[str, Any], findings: Findings) -> tuple[WorkflowConfig 
     for problem in errors:
         if problem not in repaired:
             wrong.add(problem.path)
-            if not problem.is_missing_as_misspelt(unknown):
+            if not problem.follows_from_others(unknown):
                 problem.tell(findings)
     return None, wrong
 
@@ -70,8 +70,10 @@ class _Error:
         field = next((info for name, info in fields_of(model).items() if name == key), None)
         return field is not None and not field.is_required()
 
-    def is_missing_as_misspelt(self, unknown: Mapping[Path, Sequence[str]]) -> bool:
-        """Tell whether a key is missing only because it is misspelt, which has been told."""
+    def follows_from_others(self, unknown: Mapping[Path, Sequence[str]]) -> bool:
+        """Tell whether this is no mistake of its own: a key is missing only because it is misspelt."""
+        if self.kind == "too_short" and self._raw["input"]:
+            return True  # entries that are wrong do not count for pydantic, and have been told
         if self.kind != "missing":
             return False
         return any(close_to(key, [str(self.path[-1])]) for key in unknown.get(self.path[:-1], ())[:100])
@@ -115,6 +117,7 @@ class _Error:
                 return "expected at least one entry", ""
         limit = _LIMITS.get(self.kind)
         if limit:
+            context = {key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()}
             return f"expected {limit.format(**context)}, got {describe(given)}", ""
         expected = _EXPECTED.get(self.kind.split("_")[0], str(self._raw["msg"]))
         return f"expected {expected}, got {describe(given)}", _quotes(expected, given)

@@ -18,6 +18,9 @@ MAX_TYPE_LENGTH: Final = 500
 MAX_TYPE_DEPTH: Final = 20
 """Of a type's text, and of objects in objects. A value nested deeper is untyped data; a hostile file must not recurse far."""
 
+MAX_ERRORS: Final = 200
+"""Told of one type: more are not read, and looking for similar names costs time."""
+
 _SYNONYMS: Final = MappingProxyType(
     {
         "string": "str",
@@ -229,6 +232,8 @@ def _parts(schema: Mapping[str, Any], depth: int) -> Mapping[str, Part]:
             parts[name] = _part(field, depth)
         except TypeSyntaxError as error:
             errors += error.below("schema", name)
+            if len(errors) >= MAX_ERRORS:
+                break
     _raise_all(errors)
     return MappingProxyType(parts)
 
@@ -272,7 +277,7 @@ def _with_enum(shape: Shape, enum: Sequence[Any]) -> Shape:
     wrong = [index for index, value in enumerate(enum) if not _is_of(value, shape.kind)]
     remedy = "Put it in quotes." if shape.kind == "str" else ""
     message = f"this value is not of the type {shape.kind!r}"
-    _raise_all([TypeSyntaxError(message, remedy=remedy, path=("enum", index)) for index in wrong])
+    _raise_all([TypeSyntaxError(message, remedy=remedy, path=("enum", index)) for index in wrong[:MAX_ERRORS]])
     return replace(shape, enum=tuple(dict.fromkeys(enum)))
 
 

@@ -163,7 +163,7 @@ class _Session:
 
     def _take(self, message: dict[str, Any]) -> Exception | None:
         if "fatal" in message:
-            return ModelSetupError(f"the local model cannot be loaded: {message['fatal']}")
+            return ModelSetupError(f"the local model cannot be loaded: {message['fatal']}{_remedy(message['fatal'])}")
         with self._lock:
             answer = self._waiting.pop(message.get("id", 0), None)
         if answer is not None:
@@ -207,3 +207,8 @@ def shared_engine(settings: EngineSettings) -> Engine:
     """Give the engine for these settings; the same one in the whole process, another one in a forked child."""
     with _SHARED:  # `cache` alone may make two when two threads ask at once
         return _engine(settings, os.getpid())
+
+
+def _remedy(problem: str) -> str:
+    # The engine's wheel brings everything but OpenMP, which minimal Linux images (containers) lack.
+    return "; install it with `apt-get install libgomp1` or your system's like" if "libgomp" in problem else ""

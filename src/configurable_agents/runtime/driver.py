@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from configurable_agents.core.functions import FunctionPool, call_inline
 from configurable_agents.core.waiting import GRACE_SECONDS, cancel_all
@@ -18,13 +18,20 @@ from configurable_agents.core.waiting import GRACE_SECONDS, cancel_all
 T = TypeVar("T")
 
 
-def drive(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+LOOK_SECONDS: Final = 0.05
+"""How often a run on a thread of its own looks whether its caller has been cancelled."""
+
+
+def drive(make: Callable[[bool], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end and give its result.
 
     Ctrl-C cancels it (at once where a plain function runs on this thread), lets it end, and raises KeyboardInterrupt.
+
+    Args:
+        make: Makes the coroutine; told whether a plain function may run inline, because Ctrl-C would reach it there.
     """
     # Nothing may run where an exception is being handled: it would become the context of every other one.
-    return _on_a_thread(make) if _in_a_loop() else _Drive(make).run()
+    return _on_a_thread(lambda: make(False)) if _in_a_loop() else _Drive(lambda: make(True)).run()
 
 
 def _in_a_loop() -> bool:
@@ -141,12 +148,21 @@ def _on_a_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     thread = threading.Thread(target=work, name="configurable-agents-run", daemon=True)
     thread.start()
     try:
-        return result.result()
-    except KeyboardInterrupt:
+        return _result(result, asyncio.current_task())
+    except (KeyboardInterrupt, asyncio.CancelledError):
         for begun in drives:
             begun.cancel()
         thread.join(timeout=1.0)
         raise
+
+
+def _result(result: concurrent.futures.Future[T], caller: asyncio.Task[Any] | None) -> T:
+    """Wait for a result, for as long as the caller's own task is not cancelled: `asyncio.run` does so on Ctrl-C."""
+    before = caller.cancelling() if caller else 0
+    while not concurrent.futures.wait([result], timeout=LOOK_SECONDS).done:
+        if caller is not None and caller.cancelling() > before:
+            raise asyncio.CancelledError
+    return result.result()
 
 
 class _DaemonExecutor(concurrent.futures.ThreadPoolExecutor):

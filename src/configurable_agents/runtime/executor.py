@@ -64,7 +64,7 @@ def run_workflow(
     Works where an event loop already runs, too (notebooks): the run then has a thread of its own.
     """
     ready = _prepare(workflow, inputs, functions, models, store, timeout_seconds, trust=trust, observers=observers)
-    return drive(lambda: _run(ready, exclusive=True))
+    return drive(lambda inline: _run(ready, exclusive=inline))
 
 
 async def arun_workflow(
