@@ -88,8 +88,9 @@ class Writer:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._journal = Journal(self._journals[0], power=self._power) if self._journals else None
-        self._journals_left = list(self._journals[1:])
+        self._journals_left = list(self._journals)
+        self._no_journal: JournalError | None = None
+        self._journal = self._next_journal()
         self._changed = threading.Condition()
         self._queue: deque[_Entry] = deque()
         self._waiting_bytes = 0
@@ -118,6 +119,7 @@ class Writer:
             self._keep_a_thread()
         if self._journal is None and not self._away:
             # Only a commit makes these durable; a store that misses this once counts as away.
+            self._say_that_there_is_no_journal()
             self.flush(COMMIT_WAIT_SECONDS)
 
     def miss(self, error: StorageError) -> None:
@@ -212,15 +214,21 @@ class Writer:
                         self._journal.append(encode_record(span))
                 return position
             except JournalError as error:
-                self._next_journal(error)
+                self._no_journal = error
+                self._journal = self._next_journal()
         return None
 
-    def _next_journal(self, error: JournalError) -> None:
-        if self._journals_left:
-            self._journal = Journal(self._journals_left.pop(0), power=self._power)
-            return
-        self._journal = None
-        logger.warning("there is no journal: a record waits in memory until it is committed (%s)", error)
+    def _next_journal(self) -> Journal | None:
+        """Begin a journal in the first directory that is left and can be written."""
+        while self._journals_left:
+            journal = Journal(self._journals_left.pop(0), power=self._power)
+            try:
+                journal.begin()
+            except JournalError as error:
+                self._no_journal = error
+            else:
+                return journal
+        return None
 
     def _note_open(self, record: Record) -> None:
         if isinstance(record, SpanRecord):
@@ -334,6 +342,11 @@ class Writer:
             for run_id in list(self._watchers):
                 _tell(self._watchers.pop(run_id))
             self._changed.notify_all()
+
+    def _say_that_there_is_no_journal(self) -> None:
+        if self._no_journal is not None:
+            logger.warning("there is no journal, so each record waits for its commit: %s", self._no_journal)
+            self._no_journal = None
 
     def _say_what_is_left(self, left: int) -> None:
         if self._journal is not None:

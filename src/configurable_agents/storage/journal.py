@@ -77,6 +77,16 @@ class Journal:
         self._name = f"{os.getpid()}-{time.time_ns():x}"
         _ALL.add(self)
 
+    def begin(self) -> None:
+        """Begin a segment, so that it is known whether this directory can be written.
+
+        Raises:
+            JournalError: It cannot.
+        """
+        with self._lock:
+            if self._number not in self._segments:
+                self._open(self._number + 1)
+
     def append(self, payload: bytes) -> Position:
         """Append a record; when this returns, it survives the death of the process.
 
