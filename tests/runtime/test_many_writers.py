@@ -45,8 +45,8 @@ def test_eight_threads_that_first_use_one_fresh_store_lose_nothing(tmp_path: Pat
 
     def run_some() -> None:
         gate.wait()
-        for _ in range(15):
-            results.append(run_workflow(workflow, functions={"a": lambda: 1, "b": lambda: 2}, store=store))
+        functions = {"a": lambda: 1, "b": lambda: 2}
+        results.extend(run_workflow(workflow, functions=functions, store=store) for _ in range(15))
 
     threads = [threading.Thread(target=run_some) for _ in range(8)]
     for thread in threads:

@@ -39,7 +39,11 @@ def one(**more: Any) -> Workflow:
 
 
 def two() -> Workflow:
-    edges = [{"from": "START", "to": ["look", "b"]}, {"from": "look", "to": "END"}, {"from": "b", "to": "END"}]
+    edges: list[Any] = [
+        {"from": "START", "to": ["look", "b"]},
+        {"from": "look", "to": "END"},
+        {"from": "b", "to": "END"},
+    ]
     nodes = [calls("look", "x"), calls("b", "y") | {"function": "look"}]
     return make(nodes, edges, {"x": field("str"), "y": field("str")})
 
@@ -139,7 +143,7 @@ def test_a_plain_function_does_not_block_the_callers_loop(store: Path) -> None:
         done = threading.Event()
         asyncio.get_running_loop().call_later(0.02, done.set)
         result = await arun_workflow(one(), functions={"look": lambda: str(done.wait(5))}, store=store)
-        return result.outputs["x"] == "True"
+        return bool(result.outputs["x"] == "True")
 
     assert asyncio.run(program())
 

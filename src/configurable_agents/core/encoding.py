@@ -68,25 +68,28 @@ class _Budget:
 def _plain(value: Any, budget: _Budget, depth: int = 0) -> Any:
     """Rebuild a value from what orjson writes without loss."""
     budget.items -= 1
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, enum.Enum):
-        return _plain(value.value, budget, depth)
-    if isinstance(value, int):
-        return int(value) if value in _INT64 else {"$int": _int_text(value)}
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
-    if isinstance(value, str):
-        return _text(value)
-    if depth >= MAX_DEPTH or budget.items < 0:
-        return {"$cut": "too deep" if depth >= MAX_DEPTH else "too many items"}
-    if id(value) in budget.open:
-        return {"$cut": "cycle"}
-    budget.open.add(id(value))
     try:
-        return _container(value, budget, depth + 1)
-    finally:
-        budget.open.discard(id(value))
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, enum.Enum):
+            return _plain(value.value, budget, depth)
+        if isinstance(value, int):
+            return int(value) if value in _INT64 else {"$int": _int_text(value)}
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
+        if isinstance(value, str):
+            return _text(value)
+        if depth >= MAX_DEPTH or budget.items < 0:
+            return {"$cut": "too deep" if depth >= MAX_DEPTH else "too many items"}
+        if id(value) in budget.open:
+            return {"$cut": "cycle"}
+        budget.open.add(id(value))
+        try:
+            return _container(value, budget, depth + 1)
+        finally:
+            budget.open.discard(id(value))
+    except Exception:  # noqa: BLE001 - a hostile object may raise anything; caught here it spoils nothing beside it
+        return {"$object": _type_name(value)}
 
 
 def _container(value: Any, budget: _Budget, depth: int) -> Any:
