@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from configurable_agents.observability.records import to_record
-from configurable_agents.observability.writer import Writer
 from configurable_agents.storage.base import StorageBackend
-from configurable_agents.storage.factory import create_storage_backend
-from configurable_agents.storage.targets import journal_directories, locate, store_target
+from configurable_agents.storage.factory import locate, open_writer, store_target
+from configurable_agents.storage.writer import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +73,5 @@ class StoreSpanExporter(SpanExporter):
 
     def _open(self) -> Writer:
         if self._writer is None:
-            place = locate(store_target(None, os.environ, None))
-            self._writer = Writer(
-                partial(create_storage_backend, place), journals=journal_directories(place, os.environ)
-            )
+            self._writer = open_writer(locate(store_target(None, os.environ, None)))
         return self._writer

@@ -11,16 +11,14 @@ import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from configurable_agents.config.schema import StorageConfig
 from configurable_agents.errors import StorageError
 from configurable_agents.observability.exporter import StoreSpanExporter
-from configurable_agents.observability.writer import Writer
 from configurable_agents.storage.base import StorageBackend
-from configurable_agents.storage.factory import create_storage_backend, store_target
-from configurable_agents.storage.targets import journal_directories, locate, shown
+from configurable_agents.storage.factory import locate, open_writer, store_target
+from configurable_agents.storage.targets import shown
 
 logger = logging.getLogger(__name__)
 
@@ -64,23 +62,9 @@ class Stores:
             known = self._by_place.get(key)
             if known is not None and not (required and known.exporter.is_away):
                 return known
-            opened = OpenStore(StoreSpanExporter(writer=_writer(place, required=required)), shown(place))
+            opened = OpenStore(StoreSpanExporter(writer=open_writer(place, required=required)), shown(place))
             self._by_place[key] = opened
             return opened
-
-
-def _writer(place: Path | str, *, required: bool) -> Writer:
-    again = partial(create_storage_backend, place)
-    try:
-        backend, missed = again(), None
-    except StorageError as error:
-        if required:
-            raise
-        backend, missed = None, error
-    writer = Writer(again, journals=journal_directories(place, os.environ), backend=backend)
-    if missed is not None:
-        writer.miss(missed)
-    return writer
 
 
 _STORES = Stores()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.targets import Target, journal_directories, locate, store_target
+from configurable_agents.storage.writer import Writer
 
 if TYPE_CHECKING:
     from configurable_agents.storage.database import Database
 
-__all__ = ["create_storage_backend", "store_target"]
+__all__ = ["create_storage_backend", "locate", "open_writer", "store_target"]
 
 BUSY_TIMEOUT_SECONDS: Final = 0.2
 """How long a write waits for another writer before it is a `StorageError`; whoever writes tries again later."""
@@ -45,6 +47,29 @@ def create_storage_backend(
     if isinstance(place, Path):
         return _open_sqlite(place, journals, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
     return _open_postgresql(place, journals, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
+
+
+def open_writer(place: Path | str, *, environ: Mapping[str, str] = os.environ, required: bool = False) -> Writer:
+    """Open the way into a store, with a journal: a store that is out of reach is tried again, and nothing is lost.
+
+    Args:
+        place: As `locate` gives it.
+        required: Raise if the store cannot be opened now.
+
+    Raises:
+        StorageError: It is required and cannot be opened.
+    """
+    again = partial(create_storage_backend, place, environ=environ)
+    try:
+        backend, missed = again(), None
+    except StorageError as error:
+        if required:
+            raise
+        backend, missed = None, error
+    writer = Writer(again, journals=journal_directories(place, environ), backend=backend)
+    if missed is not None:
+        writer.miss(missed)
+    return writer
 
 
 def _open_sqlite(
