@@ -25,7 +25,7 @@ MAY_USE: dict[str, set[str]] = {
     "tools": {"config", "llm"},
     "core": {"config", "llm", "tools"},
     "storage": {"config"},
-    "observability": {"config", "storage.base", "storage.factory"},
+    "observability": {"config", "storage.base", "storage.factory", "storage.writer"},
     "runtime": {"config", "llm", "tools", "core", "storage", "observability"},
     "cli": {"config", "llm", "tools", "core", "storage", "observability", "runtime"},
     # The public face names its homes for type checkers, and loads them by name when they are used.

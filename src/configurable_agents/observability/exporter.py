@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from configurable_agents import semconv
 from configurable_agents.observability.records import to_record
-from configurable_agents.observability.writer import Writer
-from configurable_agents.semconv import Operation
 from configurable_agents.storage.base import StorageBackend
-from configurable_agents.storage.factory import create_storage_backend
+from configurable_agents.storage.factory import locate, open_writer, store_target
+from configurable_agents.storage.writer import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +24,15 @@ class StoreSpanExporter(SpanExporter):
     `./workflows.db`) at the first span; so it works behind `OTEL_TRACES_EXPORTER=configurable_agents` in any program.
 
     Args:
-        backend: An open store, the pair of repositories; it stays the caller's to close.
+        backend: An open store, the pair of repositories; it stays the caller's to close. It has no journal.
+        writer: The way into a store, with its journal.
     """
 
-    def __init__(self, backend: StorageBackend | None = None) -> None:
-        self._writer = Writer(backend) if backend is not None else None
+    def __init__(self, backend: StorageBackend | None = None, *, writer: Writer | None = None) -> None:
+        self._writer = Writer(None, journals=backend.journals, backend=backend) if backend is not None else writer
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Keep finished spans: each is committed when this returns, or kept for a store that is away.
+        """Keep finished spans: when this returns, each is in the journal and survives the process.
 
         Never raises. FAILURE says that spans were lost, and how many stands in the log.
         """
@@ -46,17 +46,20 @@ class StoreSpanExporter(SpanExporter):
         return SpanExportResult.SUCCESS if writer.dropped_records == lost_before else SpanExportResult.FAILURE
 
     def record_start(self, span: ReadableSpan) -> None:
-        """Keep the start of a run at once, and that of a node if it is still running a moment later."""
-        context = span.get_span_context()
-        if context is None:
-            return
-        if (span.attributes or {}).get(semconv.GEN_AI_OPERATION_NAME) == Operation.INVOKE_WORKFLOW:
-            self._open().write([to_record(span)])
-        else:
-            self._open().write_later(f"{context.span_id:016x}", lambda: to_record(span))
+        """Keep the start of a run or node, so that one that its process did not survive is known."""
+        self._open().write([to_record(span)])
+
+    def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
+        """Have a run's records committed at once and be told; True if there is nothing to wait for."""
+        return self._writer is None or self._writer.when_committed(run_id, call)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the store missed the last try to write into it."""
+        return self._writer is not None and self._writer.is_away
 
     def lacks(self, run_id: str) -> bool:
-        """Say whether the store lacks a record of this run."""
+        """Say whether the database lacks a record of this run."""
         return self._writer is None or self._writer.lacks(run_id)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
@@ -70,5 +73,5 @@ class StoreSpanExporter(SpanExporter):
 
     def _open(self) -> Writer:
         if self._writer is None:
-            self._writer = Writer(create_storage_backend())
+            self._writer = open_writer(locate(store_target(None, os.environ, None)))
         return self._writer

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -41,7 +42,9 @@ from configurable_agents.storage.base import RunId
 if TYPE_CHECKING:
     from configurable_agents.runtime.models import ModelChoice
 
-FLUSH_MILLISECONDS = 200
+START_SECONDS = 0.25
+"""How long a run's start waits until its row is committed, so that whoever looks sees it running."""
+END_SECONDS = 0.2
 """How long a run's end waits for its last records, so that what was just run can be read."""
 
 
@@ -149,7 +152,7 @@ def _prepare(
     if not trust:
         from configurable_agents.config.reach import refuse_untrusted
 
-        refuse_untrusted(ready.loaded)
+        refuse_untrusted(ready.config)
     filled = _filled(ready)
     given, defaults = ready.inputs.split(inputs or {})
     return _Ready(
@@ -226,6 +229,7 @@ class _Run:
             otel_context.detach(token)
             executor.abandon()
             self._end(span, executor, end)
+        await self._committed(END_SECONDS)
         if isinstance(outcome, RunError):
             self._raise(
                 outcome
@@ -233,14 +237,10 @@ class _Run:
         return self._result(span, executor, outcome)
 
     async def _drive(self, executor: NodeExecutor, *, exclusive: bool) -> Final:
-        engine = Engine(self._workflow.plan, self._workflow.nodes, executor, exclusive=exclusive)
-        ready = self._ready
-        # In the order of the fields, whether given or not: it is the order in which people see them.
-        body = engine.run(
-            {n: ready.given[n] if n in ready.given else ready.defaults[n] for n in self._workflow.inputs.fields}
-        )
         seconds = self._ready.timeout_seconds
         try:
+            await self._committed(START_SECONDS)
+            body = self._body(executor, exclusive=exclusive)
             if seconds is None:
                 return await body
             late = RunTimeoutError(f"the run took longer than its timeout of {seconds:g} s")
@@ -250,6 +250,14 @@ class _Run:
         except BaseException as error:
             raise RunError(error) from error
         return final
+
+    def _body(self, executor: NodeExecutor, *, exclusive: bool) -> Coroutine[Any, Any, Final]:
+        engine = Engine(self._workflow.plan, self._workflow.nodes, executor, exclusive=exclusive)
+        given, defaults = self._ready.given, self._ready.defaults
+        # In the order of the fields, whether given or not: it is the order in which people see them.
+        return engine.run(
+            {name: given[name] if name in given else defaults[name] for name in self._workflow.inputs.fields}
+        )
 
     def _executor(self, span: Span) -> NodeExecutor:
         context = trace.set_span_in_context(span, self._context)
@@ -288,8 +296,19 @@ class _Run:
         end.update(executor.meter.attributes())
         # The root span has no recorder above it; a recorder of its own context ends it by the same rules.
         Recorder(self._tracer, self._context, {}, self._mask).end(span, end)
-        if self._store is not None and self._store.exporter.lacks(self._run_id):
-            self._store.exporter.force_flush(FLUSH_MILLISECONDS)
+
+    async def _committed(self, seconds: float) -> None:
+        """Wait until the database has what the run has left so far: for a moment, and not for a store that is away."""
+        if self._store is None:
+            return
+        loop, committed = asyncio.get_running_loop(), asyncio.Event()
+        if self._store.exporter.when_committed(self._run_id, lambda: _tell(loop, committed)):
+            return
+        timer = loop.call_later(seconds, committed.set)
+        try:
+            await committed.wait()
+        finally:
+            timer.cancel()
 
     def _raise(self, failure: RunError) -> NoReturn:
         error, visit = failure.error, failure.visit
@@ -326,6 +345,11 @@ class _Run:
             total_cost_usd=meter.cost_usd,
             priced_cost_usd=float(meter.priced_cost),
             unpriced_calls=meter.unpriced_calls,
-            store=store.backend.location if store else None,
+            store=store.location if store else None,
             degraded=wanted and (store is None or store.exporter.lacks(self._run_id) or not is_recording(self._tracer)),
         )
+
+
+def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    """Set an event of another thread's loop."""
+    loop.call_soon_threadsafe(event.set)

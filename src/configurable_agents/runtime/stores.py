@@ -17,8 +17,8 @@ from configurable_agents.config.schema import StorageConfig
 from configurable_agents.errors import StorageError
 from configurable_agents.observability.exporter import StoreSpanExporter
 from configurable_agents.storage.base import StorageBackend
-from configurable_agents.storage.factory import create_storage_backend, store_target
-from configurable_agents.storage.targets import locate
+from configurable_agents.storage.factory import locate, open_writer, store_target
+from configurable_agents.storage.targets import shown
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +28,11 @@ StoreChoice = str | Path | StorageBackend | bool | None
 
 @dataclass(frozen=True, slots=True)
 class OpenStore:
-    """An open store and the exporter that writes into it."""
+    """A store that runs write into; it need not be within reach."""
 
-    backend: StorageBackend
     exporter: StoreSpanExporter
-    file: tuple[int, int] | None
-    """Device and inode of a SQLite file: if another file stands there now, this one is no longer the store."""
-    pid: int
+    location: str
+    """Where it is, as people may see it."""
 
 
 class Stores:
@@ -51,24 +49,20 @@ class Stores:
             exporter = self._by_backend.get(backend)
             if exporter is None:
                 exporter = self._by_backend[backend] = StoreSpanExporter(backend)
-        return OpenStore(backend, exporter, None, os.getpid())
+        return OpenStore(exporter, backend.location)
 
-    def at(self, place: Path | str) -> OpenStore:
-        """Open the store at a path or URL, if it is not open.
+    def at(self, place: Path | str, *, required: bool) -> OpenStore:
+        """Open the store at a path or URL, if it is not open; one that is out of reach is tried again by its writer.
 
         Raises:
-            StorageError: It cannot be opened.
+            StorageError: It cannot be opened, and is required.
         """
         key = str(place.absolute()) if isinstance(place, Path) else place
         with self._lock:
             known = self._by_place.get(key)
-            if known is not None and known.pid == os.getpid() and known.file == _file(place):
+            if known is not None and not (required and known.exporter.is_away):
                 return known
-            if known is not None and known.pid == os.getpid():
-                known.exporter.shutdown()
-                known.backend.close()
-            backend = create_storage_backend(place)
-            opened = OpenStore(backend, StoreSpanExporter(backend), _file(place), os.getpid())
+            opened = OpenStore(StoreSpanExporter(writer=open_writer(place, required=required)), shown(place))
             self._by_place[key] = opened
             return opened
 
@@ -90,25 +84,17 @@ def open_store(choice: StoreChoice, config: StorageConfig | None, environ: Mappi
     if choice is False or (not isinstance(choice, str | Path) and config is not None and not config.enabled):
         return None
     explicit = choice if isinstance(choice, str | Path) else None
+    required = config is not None and config.required
     try:
-        return _STORES.at(locate(store_target(explicit, environ, config)))
+        place = locate(store_target(explicit, environ, config))
     except StorageError as error:
-        if config is not None and config.required:
+        if required:
             raise
         logger.warning("this run is not kept: %s", error)
         return None
+    return _STORES.at(place, required=required)
 
 
 def wants_store(choice: StoreChoice, config: StorageConfig | None) -> bool:
     """Say whether a run shall be kept at all."""
     return choice is not False and (choice is not None or config is None or config.enabled)
-
-
-def _file(place: Path | str) -> tuple[int, int] | None:
-    if not isinstance(place, Path):
-        return None
-    try:
-        found = place.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -10,7 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NewType
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NewType
 
 import orjson
 
@@ -215,6 +216,13 @@ class SpanRecord(_Span):
 Record = WorkflowRunRecord | ExecutionStateRecord | SpanRecord
 
 
+class SpanKey(NamedTuple):
+    """What a span is known by."""
+
+    span_id: str
+    trace_id: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Completion:
     """What `update_run_completion` sets, by hand; the totals count only for a run without node rows."""
@@ -358,6 +366,8 @@ class StorageBackend(ABC):
     execution_states: AbstractExecutionStateRepository
     location: str
     """Where it is, as people may see it: a path, or a URL without its password."""
+    journals: Sequence[Path] = ()
+    """Where the processes that write this store keep their journals: the first that can be written is used."""
 
     def __iter__(self) -> Iterator[Any]:
         """Give the pair: runs, execution states."""
@@ -370,6 +380,28 @@ class StorageBackend(ABC):
         Raises:
             StorageError: Nothing of it was written.
         """
+
+    @abstractmethod
+    def mark_interrupted(self, runs: Sequence[SpanKey], nodes: Sequence[SpanKey]) -> None:
+        """Say of runs and node executions that are still `running` that their process has died.
+
+        A run gets the totals of its node executions, since it cannot tell them any more. A record that tells how it
+        really ended may still come, and wins.
+
+        Raises:
+            StorageError: Nothing of it was written.
+        """
+
+    def recover(self) -> None:  # noqa: B027 - a store without a journal has nothing to take up
+        """Take up the journals of processes that have died.
+
+        Raises:
+            StorageError: The database did not take it; nothing is lost.
+        """
+
+    def is_current(self) -> bool:
+        """Say whether what is open is still what stands at the store's place (a file may be deleted or replaced)."""
+        return True
 
     @abstractmethod
     def close(self) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.base import StorageBackend
-from configurable_agents.storage.targets import Target, locate, store_target
+from configurable_agents.storage.targets import Target, journal_directories, locate, store_target
+from configurable_agents.storage.writer import Writer
 
 if TYPE_CHECKING:
     from configurable_agents.storage.database import Database
 
-__all__ = ["create_storage_backend", "store_target"]
+__all__ = ["create_storage_backend", "locate", "open_writer", "store_target"]
 
 BUSY_TIMEOUT_SECONDS: Final = 0.2
 """How long a write waits for another writer before it is a `StorageError`; whoever writes tries again later."""
@@ -41,12 +43,38 @@ def create_storage_backend(
         StorageError: It cannot be opened; the message says what to do and holds no password.
     """
     place = locate(store_target(None, environ, None) if target is None else target)
+    journals = () if read_only else journal_directories(place, environ)
     if isinstance(place, Path):
-        return _open_sqlite(place, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
-    return _open_postgresql(place, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
+        return _open_sqlite(place, journals, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
+    return _open_postgresql(place, journals, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
 
 
-def _open_sqlite(path: Path, *, busy_timeout_seconds: float, read_only: bool) -> StorageBackend:
+def open_writer(place: Path | str, *, environ: Mapping[str, str] = os.environ, required: bool = False) -> Writer:
+    """Open the way into a store, with a journal: a store that is out of reach is tried again, and nothing is lost.
+
+    Args:
+        place: As `locate` gives it.
+        required: Raise if the store cannot be opened now.
+
+    Raises:
+        StorageError: It is required and cannot be opened.
+    """
+    again = partial(create_storage_backend, place, environ=environ)
+    try:
+        backend, missed = again(), None
+    except StorageError as error:
+        if required:
+            raise
+        backend, missed = None, error
+    writer = Writer(again, journals=journal_directories(place, environ), backend=backend)
+    if missed is not None:
+        writer.miss(missed)
+    return writer
+
+
+def _open_sqlite(
+    path: Path, journals: Sequence[Path], *, busy_timeout_seconds: float, read_only: bool
+) -> StorageBackend:
     from configurable_agents.storage.database import Database
     from configurable_agents.storage.engines import sqlite_engine
 
@@ -55,20 +83,24 @@ def _open_sqlite(path: Path, *, busy_timeout_seconds: float, read_only: bool) ->
     fresh = _check_file(absolute, shown=path, read_only=read_only)
     engine = sqlite_engine(absolute, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
     database = Database(engine, location=str(path), busy_timeout_seconds=busy_timeout_seconds)
-    return _brought_up(database, read_only=read_only, patient=fresh)
+    return _brought_up(database, journals, file=absolute, read_only=read_only, patient=fresh)
 
 
-def _open_postgresql(text: str, *, busy_timeout_seconds: float, read_only: bool) -> StorageBackend:
+def _open_postgresql(
+    text: str, journals: Sequence[Path], *, busy_timeout_seconds: float, read_only: bool
+) -> StorageBackend:
     from configurable_agents.storage.database import Database
     from configurable_agents.storage.engines import parse_url, postgresql_engine, without_password
 
     url = parse_url(text)
     engine = postgresql_engine(url, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
     database = Database(engine, location=without_password(url), busy_timeout_seconds=busy_timeout_seconds)
-    return _brought_up(database, read_only=read_only, patient=False)
+    return _brought_up(database, journals, file=None, read_only=read_only, patient=False)
 
 
-def _brought_up(database: Database, *, read_only: bool, patient: bool) -> StorageBackend:
+def _brought_up(
+    database: Database, journals: Sequence[Path], *, file: Path | None, read_only: bool, patient: bool
+) -> StorageBackend:
     from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
     from configurable_agents.storage.schema import bring_up_to_date
 
@@ -77,7 +109,7 @@ def _brought_up(database: Database, *, read_only: bool, patient: bool) -> Storag
     except BaseException:
         database.close()
         raise
-    return SqlAlchemyStorageBackend(database)
+    return SqlAlchemyStorageBackend(database, file=file, journals=journals)
 
 
 def _check_file(path: Path, *, shown: Path, read_only: bool) -> bool:

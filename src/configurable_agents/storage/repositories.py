@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
-from configurable_agents.errors import RunNotFoundError
+from configurable_agents.errors import RunNotFoundError, StorageError
 from configurable_agents.semconv import Status
 from configurable_agents.storage import statements
 from configurable_agents.storage.base import (
@@ -17,6 +19,7 @@ from configurable_agents.storage.base import (
     AbstractWorkflowRunRepository,
     ExecutionStateRecord,
     Record,
+    SpanKey,
     SpanRecord,
     StorageBackend,
     WorkflowRunRecord,
@@ -24,6 +27,9 @@ from configurable_agents.storage.base import (
 )
 from configurable_agents.storage.database import Database
 from configurable_agents.storage.models import execution_states, spans, workflow_configs, workflow_runs
+from configurable_agents.storage.recovery import recover
+
+logger = logging.getLogger(__name__)
 
 _Read = TypeVar("_Read")
 
@@ -37,8 +43,9 @@ _WITH_TEXT: Final = sa.select(*workflow_runs.c, workflow_configs.c.text.label("c
 class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
     """Keeps runs in `workflow_runs`, and the texts of their workflow files in `workflow_configs`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, before_listing: Callable[[], None] | None = None) -> None:
         self._database = database
+        self._before_listing = before_listing
 
     def upsert_many(self, records: Sequence[WorkflowRunRecord]) -> None:
         """Write all records in one transaction (see the base class)."""
@@ -58,6 +65,7 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
 
     def get(self, run_id: str) -> WorkflowRunRecord:
         """Read one run by its id, the unique beginning of it, or `last`."""
+        self._take_up()
         return self._database.run(lambda connection: _get(connection, statements.storable(run_id)))
 
     def list_runs(
@@ -70,6 +78,7 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
         limit: int = 20,
     ) -> list[WorkflowRunRecord]:
         """List runs, the newest first."""
+        self._take_up()
         query = sa.select(workflow_runs).order_by(_NEWEST_FIRST).limit(limit)
         if workflow_name is not None:
             query = query.where(workflow_runs.c.workflow_name == statements.storable(workflow_name))
@@ -83,6 +92,11 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
         if before_run_id is not None:
             query = query.where(workflow_runs.c.run_id < before_run_id)
         return self._database.run(lambda connection: _records(WorkflowRunRecord, connection.execute(query)))
+
+    def _take_up(self) -> None:
+        """Bring back what processes that died have left: a dead run is never shown as running."""
+        if self._before_listing is not None:
+            self._before_listing()
 
     def delete(self, run_id: str) -> None:
         """Delete a run with its node executions, its spans, and its workflow text if no other run has it."""
@@ -134,10 +148,13 @@ class SqlAlchemyExecutionStateRepository(AbstractExecutionStateRepository):
 class SqlAlchemyStorageBackend(StorageBackend):
     """A store in SQLite or PostgreSQL that is open."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, file: Path | None = None, journals: Sequence[Path] = ()) -> None:
         self._database = database
+        self._file = file
+        self._identity = identity_of(file) if file is not None else None
         self.location = database.location
-        self.runs = SqlAlchemyWorkflowRunRepository(database)
+        self.journals = tuple(journals)
+        self.runs = SqlAlchemyWorkflowRunRepository(database, before_listing=self._recover_quietly)
         self.execution_states = SqlAlchemyExecutionStateRepository(database)
 
     def write(self, records: Sequence[Record]) -> None:
@@ -152,9 +169,74 @@ class SqlAlchemyStorageBackend(StorageBackend):
         if records:
             self._database.run(work, write=True)
 
+    def mark_interrupted(self, runs: Sequence[SpanKey], nodes: Sequence[SpanKey]) -> None:
+        """Say of what is still running that its process has died (see the base class)."""
+
+        def work(connection: sa.Connection) -> None:
+            for key in nodes:
+                connection.execute(_interrupted(execution_states, key))
+            for key in runs:
+                if connection.execute(_interrupted(workflow_runs, key)).rowcount:
+                    connection.execute(_summed_up(key))
+
+        self._database.run(work, write=True)
+
+    def _recover_quietly(self) -> None:
+        try:
+            self.recover()
+        except (StorageError, OSError):  # who reads shall see what is there, also where nothing can be written
+            logger.warning("journals of processes that have died could not be taken up", exc_info=True)
+
+    def recover(self) -> None:
+        """Take up the journals of processes that have died (see the base class)."""
+        for directory in self.journals:
+            recover(directory, self)
+
+    def is_current(self) -> bool:
+        """Say whether the open file is still the one at the store's path."""
+        return self._file is None or identity_of(self._file) == self._identity
+
     def close(self) -> None:
         """Give the database's connections back."""
         self._database.close()
+
+
+def identity_of(file: Path) -> tuple[int, int] | None:
+    """Give device and inode of the file at a path; None if there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _interrupted(table: sa.Table, key: SpanKey) -> sa.Update:
+    return (
+        sa.update(table)
+        .where(table.c.span_id == key.span_id, table.c.trace_id == key.trace_id, table.c.status == Status.RUNNING.value)
+        .values(status=Status.INTERRUPTED.value)
+    )
+
+
+_SUMS: Final = (
+    *("model_calls", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
+    *("reasoning_tokens", "priced_cost_usd", "unpriced_calls"),
+)
+
+
+def _summed_up(key: SpanKey) -> sa.Update:
+    """Give a run the totals of its node executions."""
+    run, node = workflow_runs.c, execution_states.c
+
+    def total(expression: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
+        return sa.select(sa.func.coalesce(expression, 0)).where(node.run_id == run.run_id).scalar_subquery()
+
+    values: dict[str, Any] = {name: total(sa.func.sum(node[name])) for name in _SUMS}
+    values["node_executions"] = total(sa.func.count())
+    # Unknown if any part is.
+    unknown = sa.select(sa.func.count()).where(node.run_id == run.run_id, node.cost_usd.is_(None)).scalar_subquery()
+    values["cost_usd"] = sa.case((unknown == 0, total(sa.func.sum(node.cost_usd))), else_=None)
+    return sa.update(workflow_runs).where(run.span_id == key.span_id, run.trace_id == key.trace_id).values(values)
 
 
 def _with_hash(record: WorkflowRunRecord) -> WorkflowRunRecord:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +21,13 @@ STORE_VARIABLE: Final = "CONFIGURABLE_AGENTS_STORE"
 """Environment variable with the path or URL of the store."""
 DEFAULT_STORE: Final = "./workflows.db"
 
+STATE_FOLDER: Final = "configurable-agents/journals"
+"""In the user's state directory (XDG Base Directory Specification)."""
+
 Target: TypeAlias = "StorageConfig | str | Path"
 
 _URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_PASSWORD: Final = re.compile(r"^([a-z]+://[^/@:]*):[^/@]*(?=@)")
 _POSTGRESQL: Final = frozenset({"postgresql", "postgres"})
 
 
@@ -78,3 +84,34 @@ def _locate_url(scheme: str, rest: str) -> Path | str:
     if not rest.startswith("/") or path in ("", ":memory:"):
         raise StorageError("a store must be a file: sqlite:///relative/path or sqlite:////absolute/path")
     return Path(path).expanduser()
+
+
+def journal_directories(place: Path | str, environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Say where a store's journals are: beside a file, else (and for a server) in the user's state directory.
+
+    The first one that can be written is used; whoever takes up journals looks into all of them.
+    """
+    if isinstance(place, Path):
+        # `resolve`, so that a link and the file it leads to have one journal.
+        file = place.resolve()
+        return (file.with_name(f"{file.name}.journal"), _state_directory(environ) / _hash(str(file)))
+    return (_state_directory(environ) / _hash(_without_password(place)),)
+
+
+def shown(place: Path | str) -> str:
+    """Give a store's place as people may see it: without a password."""
+    return _without_password(place) if isinstance(place, str) else str(place)
+
+
+def _state_directory(environ: Mapping[str, str]) -> Path:
+    base = environ.get("XDG_STATE_HOME") or environ.get("LOCALAPPDATA")
+    # Not `Path.home`, which raises where there is no home: then the path stays as it is, and cannot be written.
+    return Path(base or os.path.expanduser("~/.local/state")) / STATE_FOLDER  # noqa: PTH111
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _without_password(url: str) -> str:
+    return _PASSWORD.sub(r"\1", url, count=1)

@@ -1,0 +1,72 @@
+"""Records as bytes, for the journal: named fields, so that a journal can be read by another version than wrote it."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Final
+
+import orjson
+
+from configurable_agents.storage.base import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSpan:
+    """Says that a run or node execution, whose start stands in an earlier segment, is still running."""
+
+    kind: str
+    """`run` or `node`."""
+    span_id: str
+    trace_id: str
+
+
+_KINDS: Final[dict[str, type[WorkflowRunRecord] | type[ExecutionStateRecord] | type[SpanRecord]]] = {
+    "run": WorkflowRunRecord,
+    "node": ExecutionStateRecord,
+    "span": SpanRecord,
+}
+_NAMES: Final = {kind: name for name, kind in _KINDS.items()}
+_FIELDS: Final = {
+    kind: tuple((field.name, field.default if field.default is not MISSING else ...) for field in fields(kind))
+    for kind in _KINDS.values()
+}
+"""Each field's name and default; a default is not written."""
+_KNOWN: Final = {kind: frozenset(name for name, _ in names) for kind, names in _FIELDS.items()}
+
+
+def encode_record(record: Record | OpenSpan) -> bytes:
+    """Give the record as one JSON object; the content in it stays the JSON text that it is."""
+    if isinstance(record, OpenSpan):
+        return orjson.dumps({"open": record.kind, "span_id": record.span_id, "trace_id": record.trace_id})
+    kind = type(record)
+    values = record.__dict__
+    kept: dict[str, Any] = {"record": _NAMES[kind]}
+    for name, default in _FIELDS[kind]:
+        value = values[name]
+        if value is not default and value != default:
+            kept[name] = value
+    try:
+        return orjson.dumps(kept)
+    except TypeError:  # half a surrogate pair, which is no UTF-8, in a span that is not ours
+        return orjson.dumps({name: _clean(value) for name, value in kept.items()})
+
+
+def decode_record(data: bytes) -> Record | OpenSpan:
+    """Give the record that `encode_record` made the bytes of; fields of a later version are left out.
+
+    Raises:
+        ValueError: The bytes are no record.
+    """
+    try:
+        values = orjson.loads(data)
+        if "open" in values:
+            return OpenSpan(values["open"], values["span_id"], values["trace_id"])
+        kind = _KINDS[values.pop("record")]
+        known = _KNOWN[kind]
+        return kind(**{name: value for name, value in values.items() if name in known})
+    except (KeyError, TypeError, AttributeError, orjson.JSONDecodeError) as error:
+        raise ValueError(f"no record: {error}") from error
+
+
+def _clean(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

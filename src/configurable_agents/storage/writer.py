@@ -1,0 +1,398 @@
+"""Brings records into the store: at once into the journal, which is durable, then in groups into the database.
+
+`Writer.write` returns when the journal has the records; a thread commits them. Nothing here ever raises into a run, and
+nothing waits for a database that is away. Where no journal can be written, records wait in memory, and that is said.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from configurable_agents.errors import StorageError
+from configurable_agents.semconv import Status
+from configurable_agents.storage.base import Record, SpanRecord, StorageBackend, WorkflowRunRecord
+from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
+from configurable_agents.storage.journal import Journal, JournalError, Position
+from configurable_agents.storage.recovery import quarantine, write_or_isolate
+
+logger = logging.getLogger(__name__)
+
+BATCH_RECORDS: Final = 256
+BATCH_SECONDS: Final = 0.02
+"""How long the first record of a group waits for others: a row of a group costs a fifth of a commit of its own."""
+COMMIT_WAIT_SECONDS: Final = 0.25
+"""How long a record waits for its commit where there is no journal."""
+RETRY_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Pauses between tries while the store is away; the last one repeats."""
+IDLE_SECONDS: Final = 5.0
+"""The thread ends when it has had nothing to do for so long."""
+EXIT_AWAY_SECONDS: Final = 0.5
+EXIT_SECONDS: Final = 2.0
+"""How long the end of the process waits for a store that is away, and for one that is only busy."""
+MEMORY_BYTES: Final = 8 * 1024 * 1024
+"""Records that wait are kept in memory up to here, and read back from the journal beyond."""
+MEMORY_BYTES_WITHOUT_JOURNAL: Final = 64 * 1024 * 1024
+"""Where there is no journal, what waits beyond is lost, and counted."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A record on its way."""
+
+    record: Record | None
+    """None where only the journal has it."""
+    position: Position | None
+    """None where only the memory has it."""
+    size: int
+    run_id: str | None
+    span_id: str
+
+
+class Writer:
+    """The way of all records of one process into one store.
+
+    Args:
+        open_backend: Opens the store; called again after a failure, and when another file stands at its place. None for
+            an open `backend` that is the caller's.
+        journals: Where the journal may be; the first that can be written is taken.
+    """
+
+    def __init__(
+        self,
+        open_backend: Callable[[], StorageBackend] | None,
+        *,
+        journals: Sequence[Path] = (),
+        power: bool = False,
+        backend: StorageBackend | None = None,
+    ) -> None:
+        self._open_backend = open_backend
+        self._backend = backend
+        self._journals = tuple(journals)
+        self._power = power
+        self.dropped_records = 0
+        """Records that the store never got: it refused them, or was away and there was no journal."""
+        self._closed = False
+        self._begin()
+        _close_at_exit(self)
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._journals_left = list(self._journals)
+        self._no_journal: JournalError | None = None
+        self._journal = self._next_journal()
+        self._changed = threading.Condition()
+        self._queue: deque[_Entry] = deque()
+        self._waiting_bytes = 0
+        self._waiting_of_run: Counter[str] = Counter()
+        self._dropped_runs: set[str] = set()
+        self._watchers: dict[str, list[Callable[[], None]]] = {}
+        self._open_spans: dict[str, OpenSpan] = {}
+        self._segment = 0
+        self._hurry = False
+        self._away = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the store missed the last try: nothing waits for it until one succeeds."""
+        return self._away
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Make records durable, and have them committed soon."""
+        self._after_fork()
+        with self._changed:
+            for record in records:
+                self._append(record)
+            if len(self._queue) <= len(records) or len(self._queue) >= BATCH_RECORDS:
+                self._changed.notify_all()
+            self._keep_a_thread()
+        if self._journal is None and not self._away:
+            # Only a commit makes these durable; a store that misses this once counts as away.
+            self._say_that_there_is_no_journal()
+            self.flush(COMMIT_WAIT_SECONDS)
+
+    def miss(self, error: StorageError) -> None:
+        """Count the store as away: it could not be opened."""
+        self._went_away(error)
+
+    def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
+        """Have everything of a run committed at once, and be called when it is, or when the store turns out to be away.
+
+        Returns:
+            True if there is nothing to wait for; `call` is then not called.
+        """
+        with self._changed:
+            if self._away or not self._waiting_of_run.get(run_id):
+                return True
+            self._watchers.setdefault(run_id, []).append(call)
+            self._hurry = True
+            self._changed.notify_all()
+        return False
+
+    def flush(self, seconds: float) -> bool:
+        """Have everything committed within `seconds`; say whether it is."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while self._queue:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._hurry = True
+                self._keep_a_thread()
+                self._changed.notify_all()
+                self._changed.wait(left)
+        return True
+
+    def lacks(self, run_id: str) -> bool:
+        """Say whether the database lacks a record of this run."""
+        with self._changed:
+            return self._waiting_of_run[run_id] > 0 or run_id in self._dropped_runs
+
+    def close(self) -> None:
+        """Commit what waits, for a bounded time; what then still waits stays in the journal for whoever opens it next."""
+        if self._closed or self._pid != os.getpid():
+            return
+        deadline = time.monotonic() + (EXIT_AWAY_SECONDS if self._away else EXIT_SECONDS)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            thread = self._thread
+        # The rest is done on this thread: at the interpreter's end no other can be begun.
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+        if thread is None or not thread.is_alive():
+            self._drain(deadline)
+        if self._journal is not None:
+            self._journal.close(remove=not self._queue and not self._open_spans)
+        if self._queue:
+            self._say_what_is_left(len(self._queue))
+
+    def _drain(self, deadline: float) -> None:
+        while self._queue:
+            batch = [self._queue[index] for index in range(min(BATCH_RECORDS, len(self._queue)))]
+            try:
+                self._committed(batch, self._commit(batch))
+            except Exception as error:  # noqa: BLE001 - the end of a program is no place to fail
+                self._went_away(error)
+                if time.monotonic() + RETRY_SECONDS[2] >= deadline:
+                    return
+                time.sleep(RETRY_SECONDS[2])
+
+    # --- appending: on the run's thread, the lock held -----------------------------------------------------------------
+
+    def _append(self, record: Record) -> None:
+        payload = encode_record(record)
+        position = self._journaled(payload)
+        self._note_open(record)
+        keep = position is None or self._waiting_bytes + len(payload) <= MEMORY_BYTES
+        entry = _Entry(record if keep else None, position, len(payload), record.run_id, record.span_id)
+        self._queue.append(entry)
+        self._waiting_bytes += entry.size if keep else 0
+        if record.run_id is not None:
+            self._waiting_of_run[record.run_id] += 1
+        while position is None and self._waiting_bytes > MEMORY_BYTES_WITHOUT_JOURNAL:
+            self._drop(self._queue.popleft())
+
+    def _journaled(self, payload: bytes) -> Position | None:
+        while self._journal is not None:
+            try:
+                position = self._journal.append(payload)
+                if position.segment != self._segment:
+                    self._segment = position.segment
+                    for span in self._open_spans.values():  # so that their end by death is seen in this segment too
+                        self._journal.append(encode_record(span))
+                return position
+            except JournalError as error:
+                self._no_journal = error
+                self._journal = self._next_journal()
+        return None
+
+    def _next_journal(self) -> Journal | None:
+        """Begin a journal in the first directory that is left and can be written."""
+        while self._journals_left:
+            journal = Journal(self._journals_left.pop(0), power=self._power)
+            try:
+                journal.begin()
+            except JournalError as error:
+                self._no_journal = error
+            else:
+                return journal
+        return None
+
+    def _note_open(self, record: Record) -> None:
+        if isinstance(record, SpanRecord):
+            return
+        if record.status != Status.RUNNING:
+            self._open_spans.pop(record.span_id, None)
+        else:
+            kind = "run" if isinstance(record, WorkflowRunRecord) else "node"
+            self._open_spans[record.span_id] = OpenSpan(kind, record.span_id, record.trace_id)
+
+    def _drop(self, entry: _Entry) -> None:
+        self._done_with(entry)
+        self.dropped_records += 1
+        if entry.run_id is not None:
+            self._dropped_runs.add(entry.run_id)
+
+    def _done_with(self, entry: _Entry) -> None:
+        if entry.record is not None:
+            self._waiting_bytes -= entry.size
+        if entry.run_id is not None:
+            self._waiting_of_run[entry.run_id] -= 1
+            if self._waiting_of_run[entry.run_id] <= 0:
+                del self._waiting_of_run[entry.run_id]
+                _tell(self._watchers.pop(entry.run_id, ()))
+
+    # --- committing: on the writer's thread ----------------------------------------------------------------------------
+
+    def _keep_a_thread(self) -> None:
+        if self._thread is None and self._queue and not self._closed:
+            name = "configurable-agents-store"
+            self._thread = threading.Thread(target=_commit_for_ever, args=(weakref.ref(self),), name=name, daemon=True)
+            self._thread.start()
+
+    def _turn(self, failures: int) -> int | None:
+        """Commit one group; give the failures in a row, or None when the thread is not needed any more."""
+        batch = self._next_batch(failures)
+        if batch is None:
+            return None
+        if not batch:
+            return failures
+        try:
+            refused = self._commit(batch)
+        except Exception as error:  # noqa: BLE001 - no fault of a store changes a run, and the thread must live
+            self._went_away(error)
+            return failures + 1
+        self._committed(batch, refused)
+        return 0
+
+    def _next_batch(self, failures: int) -> list[_Entry] | None:
+        with self._changed:
+            if failures:
+                self._changed.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
+            elif not self._queue:
+                self._changed.wait(IDLE_SECONDS)
+            if self._queue and len(self._queue) < BATCH_RECORDS and not (self._hurry or failures):
+                self._changed.wait(BATCH_SECONDS)
+            if self._closed or not self._queue:
+                self._thread = None
+                return None
+            return [self._queue[index] for index in range(min(BATCH_RECORDS, len(self._queue)))]
+
+    def _commit(self, batch: list[_Entry]) -> list[Record]:
+        backend = self._backend
+        if backend is None or (self._open_backend is not None and not backend.is_current()):
+            backend = self._backend = self._reopened(backend)
+        return write_or_isolate(backend, [self._record_of(entry) for entry in _without_starts_that_ended(batch)])
+
+    def _record_of(self, entry: _Entry) -> Record:
+        if entry.record is not None:
+            return entry.record
+        if self._journal is None or entry.position is None:
+            raise StorageError("a record is neither in memory nor in a journal", refused=True)
+        record = decode_record(self._journal.read(entry.position))
+        if isinstance(record, OpenSpan):
+            raise StorageError("the journal gave another record than was asked for", refused=True)
+        return record
+
+    def _reopened(self, old: StorageBackend | None) -> StorageBackend:
+        if self._open_backend is None:
+            raise StorageError("the store is closed")
+        if old is not None:
+            logger.warning("the store %s was deleted or replaced; it is opened anew", old.location)
+            self._backend = None
+            old.close()
+        return self._open_backend()
+
+    def _committed(self, batch: list[_Entry], refused: Sequence[Record]) -> None:
+        if refused and self._journal is not None:
+            quarantine(self._journal.directory, refused)
+        with self._changed:
+            for entry in batch:
+                self._queue.popleft()
+                self._done_with(entry)
+            self.dropped_records += len(refused)
+            self._dropped_runs.update(record.run_id for record in refused if record.run_id is not None)
+            if self._away:
+                logger.info("the trace store is back")
+            self._away = False
+            self._hurry = False
+            last = next((entry.position for entry in reversed(batch) if entry.position is not None), None)
+            if last is not None and self._journal is not None:
+                self._journal.forget(before=last.segment)
+            self._changed.notify_all()
+
+    def _went_away(self, error: Exception) -> None:
+        with self._changed:
+            if not self._away:
+                where = "the journal" if self._journal is not None else "memory"
+                logger.warning("the trace store is away; runs go on and their records wait in %s: %s", where, error)
+            self._away = True
+            for run_id in list(self._watchers):
+                _tell(self._watchers.pop(run_id))
+            self._changed.notify_all()
+
+    def _say_that_there_is_no_journal(self) -> None:
+        if self._no_journal is not None:
+            logger.warning("there is no journal, so each record waits for its commit: %s", self._no_journal)
+            self._no_journal = None
+
+    def _say_what_is_left(self, left: int) -> None:
+        if self._journal is not None:
+            logger.warning(
+                "%d records are not in the store yet; they are kept in %s and taken up when the store is opened next",
+                left,
+                self._journal.directory,
+            )
+        else:
+            logger.warning("%d records are lost: the store was away until the end, and there was no journal", left)
+
+    def _after_fork(self) -> None:
+        """Begin anew in a forked child: what waited, and the locks, belong to the parent."""
+        if self._pid != os.getpid():
+            self._begin()
+
+
+def _tell(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        with contextlib.suppress(RuntimeError):  # its event loop has closed meanwhile
+            call()
+
+
+def _without_starts_that_ended(batch: list[_Entry]) -> list[_Entry]:
+    """Leave out starts whose end is in the same group: the end says everything."""
+    last = {entry.span_id: index for index, entry in enumerate(batch)}
+    return [entry for index, entry in enumerate(batch) if last[entry.span_id] == index]
+
+
+def _commit_for_ever(writer_ref: weakref.ref[Writer]) -> None:
+    """Commit group after group, until there has been nothing to do for a while."""
+    failures: int | None = 0
+    while failures is not None:
+        writer = writer_ref()
+        if writer is None:
+            return
+        failures = writer._turn(failures)  # noqa: SLF001 - the thread is the writer's own
+
+
+def _close_at_exit(writer: Writer) -> None:
+    reference = weakref.ref(writer)
+
+    def close() -> None:
+        alive = reference()
+        if alive is not None:
+            alive.close()
+
+    atexit.register(close)
+    weakref.finalize(writer, atexit.unregister, close)
