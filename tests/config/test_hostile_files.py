@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -64,7 +65,7 @@ HOSTILE: dict[str, str] = {
     + f"]\nedges: [{{from: START, to: [{many(500, lambda i: f'n{i}')}]}},"
     + many(500, lambda i: f"{{from: n{i}, to: END}}")
     + "]",
-    "unknown names in a prompt": prompt(many(9_900, lambda i: f"{{x{i}}}", "")),
+    "unknown names in a prompt": prompt(many(1_900, lambda i: f"{{x{i}}}", "")),
     "too many names in a prompt": prompt("{a}" * 300_000),
     "braces in a prompt": prompt("{" * 900_001),
     "a long path in a prompt": prompt("{a" + ".a" * 400_000 + "}"),
@@ -103,4 +104,4 @@ def test_many_problems_are_cut_with_their_number() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(HOSTILE["many unknown keys"])
     assert len(caught.value.problems) == 101
-    assert caught.value.problems[-1].message == "and 9405 more problems"
+    assert re.fullmatch(r"and at least \d{3,} more problems", caught.value.problems[-1].message)

@@ -14,6 +14,9 @@ from configurable_agents.errors import ConfigError, Problem
 MAX_PROBLEMS: Final = 100
 """Told of one file; a further line says how many more there are."""
 
+ENOUGH: Final = 500
+"""Of a file with more problems than this not everything is looked at: an answer is due at once."""
+
 Remedy = str | Callable[[], str]
 """A text, or what makes it: looking for similar names costs time that only problems that are told should take."""
 
@@ -79,8 +82,8 @@ class Findings:
         """Paths whose values could not be read."""
         return frozenset(self._muted)
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
+    def __len__(self) -> int:
+        return len(self._found)
 
     def problems(self, positions: Positions | None, *, file: str) -> tuple[Problem, ...]:
         """Give the problems in the order of the file, at most `MAX_PROBLEMS` and one line for the rest."""
@@ -88,7 +91,7 @@ class Findings:
         ordered = sorted(found, key=lambda finding: _order(finding, positions))
         problems = [_problem(finding, positions, file) for finding in ordered[:MAX_PROBLEMS]]
         if len(ordered) > MAX_PROBLEMS:
-            problems.append(Problem(f"and {len(ordered) - MAX_PROBLEMS} more problems", file=file))
+            problems.append(Problem(f"and at least {len(ordered) - MAX_PROBLEMS} more problems", file=file))
         return tuple(problems)
 
     def error(self, positions: Positions | None, *, file: str) -> ConfigError:

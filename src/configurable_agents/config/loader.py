@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from configurable_agents.config.draft import draft_of, salvage
-from configurable_agents.config.findings import Findings
+from configurable_agents.config.findings import ENOUGH, Findings
 from configurable_agents.config.positions import Positions, marks_of
 from configurable_agents.config.published import prepare
 from configurable_agents.config.reader import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Unreadable, read
@@ -129,9 +129,10 @@ def _checked(
         raise findings.error(positions, file=name)
     prepare(document, findings, warnings)
     config, wrong = check(document, findings)
-    whole = config is not None and not findings.muted
-    draft = draft_of(config) if config is not None and whole else salvage(document, {*wrong, *findings.muted})
-    check_rules(draft, findings)
+    if len(findings) < ENOUGH:
+        whole = config is not None and not findings.muted
+        draft = draft_of(config) if config is not None and whole else salvage(document, {*wrong, *findings.muted})
+        check_rules(draft, findings)
     if findings or config is None:
         raise findings.error(positions, file=name)
     sha256 = hashlib.sha256(text.encode()).hexdigest()

@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from configurable_agents.config._adapters import describe
-from configurable_agents.config.findings import Findings, Remedy, close_to, did_you_mean, listed
+from configurable_agents.config.findings import ENOUGH, Findings, Remedy, close_to, did_you_mean, listed
 from configurable_agents.config.positions import Path
 from configurable_agents.config.schema import NODE_KINDS, WorkflowConfig, kind_of
 
@@ -29,7 +29,7 @@ def check(document: dict[str, Any], findings: Findings) -> tuple[WorkflowConfig 
         try:
             return WorkflowConfig.model_validate(document), wrong
         except ValidationError as error:
-            errors = [_Error(document, raw) for raw in error.errors(include_url=False)]
+            errors = [_Error(document, raw) for raw in error.errors(include_url=False)[:ENOUGH]]
         repaired = [problem for problem in errors if problem.repair(findings)]
         for problem in repaired:
             unknown.setdefault(problem.path[:-1], []).append(str(problem.path[-1]))

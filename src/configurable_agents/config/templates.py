@@ -11,10 +11,10 @@ MAX_PATH_PARTS: Final = 50
 STATE: Final = "state"
 """`{state.field}` reads the state even where a local name hides the field."""
 
-MAX_PIECES: Final = 20_000
+MAX_PIECES: Final = 4_000
 """Placeholders and the texts between them."""
 
-_PIECE = re.compile(r"(?P<literal>(?:[^{}]|\{\{|\}\})+)|\{[^{}]*\}?|\}")
+_PIECE = re.compile(r"(?P<literal>(?:[^{}]+|(?:\{\{)+|(?:\}\})+)+)|\{[^{}]*\}?|\}")
 _PATH = re.compile(r"[^\W\d]\w*(?:\.[\w-]+)*")
 
 
@@ -117,7 +117,7 @@ def _placeholder(text: str, offset: int) -> Placeholder:
     # A text of dots alone must not be matched again and again: the length is looked at first.
     if len(inside) > 1000 or not _PATH.fullmatch(inside) or inside.count(".") >= MAX_PATH_PARTS:
         raise TemplateSyntaxError(
-            f"{_short(text)} is no placeholder", offset=offset, fragment=text, remedy=_remedy(inside)
+            f"{_short(text)} is no placeholder", offset=offset, fragment=text, remedy=_remedy(inside[:200])
         )
     if inside == STATE:
         raise TemplateSyntaxError(

@@ -28,7 +28,9 @@ from configurable_agents.core.templates import is_missing, missing, part_of
 from configurable_agents.errors import ConditionError
 
 MAX_WORK: Final = 4_000_000
-"""Characters and list elements that one evaluation may go over: a few milliseconds."""
+"""Characters that one evaluation may go over: some milliseconds."""
+ELEMENT_WORK: Final = 20
+"""What an element of a list counts for, in characters: comparing it is a call, not a step in a loop of C."""
 MAX_NUMBER: Final = 2**63
 """Whole numbers stay within 64 bits, as everywhere else in a run."""
 
@@ -132,9 +134,11 @@ class _Evaluation:
 
     def charge(self, *values: Any) -> None:
         """Count what is gone over, so that many passes over a large value end."""
-        self._work += sum(len(value) for value in values if isinstance(value, str | list | dict))
+        for value in values:
+            if isinstance(value, str | list | dict):
+                self._work += len(value) * (1 if isinstance(value, str) else ELEMENT_WORK)
         if self._work > MAX_WORK:
-            raise _Failure(f"it goes over more than {MAX_WORK} characters and elements")
+            raise _Failure("its values are too large: it would go over more than a condition may")
 
 
 def _kind(value: Any) -> str:
@@ -180,7 +184,8 @@ def _calculated(name: str, left: Any, right: Any) -> Any:
 
 
 def _ordered(values: Sequence[Any], name: str) -> None:
-    if not (all(_is_number(value) for value in values) or all(isinstance(value, str) for value in values)):
+    types = set(map(type, values))
+    if not (types <= {int, float} or types <= {str}):
         kinds = ", ".join(dict.fromkeys(_kind(value) for value in values[:5]))
         raise _Failure(f"{name!r} compares numbers, or texts, by order; here are {kinds}")
 
@@ -252,8 +257,10 @@ def _extreme(name: str, choose: Callable[[Sequence[Any]], Any]) -> Callable[...,
             raise _Failure(f"{name!r} takes a list, or several values, not {_kind(among)}")
         if not among:
             raise _Failure(f"{name!r} of an empty list")
-        evaluation.charge(list(among), *among)
+        evaluation.charge(list(among))
         _ordered(among, name)
+        if isinstance(among[0], str):
+            evaluation.charge(*among)
         return choose(among)
 
     return call
