@@ -18,6 +18,7 @@ from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
 from configurable_agents.config.environment import Filled, fill_environment
+from configurable_agents.config.reach import refuse_untrusted
 from configurable_agents.config.schema import RuntimeConfig, WorkflowConfig
 from configurable_agents.core.encoding import encode
 from configurable_agents.core.functions import Function, FunctionPool
@@ -25,7 +26,13 @@ from configurable_agents.core.node_executor import NodeExecutor
 from configurable_agents.core.secrets import masker
 from configurable_agents.core.spans import Recorder, describe, record_failure
 from configurable_agents.core.waiting import within
-from configurable_agents.errors import InputError, NodeExecutionError, RunTimeoutError, WorkflowExecutionError
+from configurable_agents.errors import (
+    ConfigError,
+    InputError,
+    NodeExecutionError,
+    RunTimeoutError,
+    WorkflowExecutionError,
+)
 from configurable_agents.llm.base import ChatModel
 from configurable_agents.observability.ids import new_run_id
 from configurable_agents.observability.route import RunRoute
@@ -149,11 +156,12 @@ def _prepare(
     observers: Sequence[RunObserver],
 ) -> _Ready:
     ready = workflow if isinstance(workflow, Workflow) else load_workflow(workflow)
-    if not trust:
-        from configurable_agents.config.reach import refuse_untrusted
-
-        refuse_untrusted(ready.config)
-    filled = _filled(ready)
+    try:
+        if not trust:
+            refuse_untrusted(ready.config, paths=[str(store)] if isinstance(store, str | Path) else [])
+        filled = _filled(ready)
+    except ConfigError as error:
+        raise ready.loaded.place(error) from None
     given, defaults = ready.inputs.split(inputs or {})
     return _Ready(
         workflow=ready,
