@@ -1,0 +1,1 @@
+"""Language models through langchain-core, one concern a module."""

@@ -1,0 +1,1 @@
+"""Running: the engine that moves tokens, and the functions that people call."""
