@@ -22,12 +22,11 @@ LEAVES = {"errors", "semconv", "deltas", "_version"}
 MAY_USE: dict[str, set[str]] = {
     "config": set(),
     "llm": {"config"},
-    "tools": {"config", "llm"},
-    "core": {"config", "llm", "tools"},
+    "core": {"config", "llm"},
     "storage": {"config"},
     "observability": {"config", "storage.base", "storage.factory", "storage.writer"},
-    "runtime": {"config", "llm", "tools", "core", "storage", "observability"},
-    "cli": {"config", "llm", "tools", "core", "storage", "observability", "runtime"},
+    "runtime": {"config", "llm", "core", "storage", "observability"},
+    "cli": {"config", "llm", "core", "storage", "observability", "runtime"},
     # The public face names its homes for type checkers, and loads them by name when they are used.
     "__init__": {"config.schema", "storage.base", "storage.factory", "observability.exporter", "runtime"},
 }
@@ -40,7 +39,7 @@ HOMES: dict[str, set[str]] = {
     "psycopg": {"storage"},
     "opentelemetry.sdk": {"observability"},
     "opentelemetry.exporter": {"observability"},
-    "langchain_core": {"llm", "tools"},
+    "langchain_core": {"llm"},
     "langchain_openai": {"llm"},
     "langchain_anthropic": {"llm"},
     "langchain_google_genai": {"llm"},
