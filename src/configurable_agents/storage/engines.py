@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -94,12 +96,29 @@ def without_password(url: sa.URL) -> str:
 def create_file(path: Path) -> None:
     """Make an empty file that only its owner can read, with the directories above it; what exists is left alone.
 
+    A file that exists is not even opened: closing it again would free the locks that SQLite holds on it for any other
+    connection of this process, and another process would then throw away a log that is still written
+    (https://sqlite.org/howtocorrupt.html, "Posix advisory locks canceled").
+
     Raises:
         OSError: A directory or the file cannot be made.
     """
     for directory in reversed(path.parents):
         directory.mkdir(mode=0o700, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    # The target of a link that leads nowhere yet.
+    file = Path(os.path.realpath(path))
+    if file.exists():
+        return
+    # Made under another name, so that nobody can use it before it is closed here, for the same reason.
+    descriptor, made = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)  # mode 0600
+    os.close(descriptor)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(made, file)
+    except OSError:  # a file system without links
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    finally:
+        os.unlink(made)  # noqa: PTH108 - as given by mkstemp
 
 
 def use_write_ahead_log(engine: sa.Engine) -> None:

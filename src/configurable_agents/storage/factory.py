@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -20,7 +21,8 @@ __all__ = ["create_storage_backend", "locate", "open_writer", "store_target"]
 
 BUSY_TIMEOUT_SECONDS: Final = 0.2
 """How long a write waits for another writer before it is a `StorageError`; whoever writes tries again later."""
-_SQLITE_HEADER: Final = b"SQLite format 3\x00"
+_LEAST_BYTES: Final = 512
+"""Of a SQLite database. A smaller file SQLite would take for an empty one and write over; it looks into bigger ones."""
 
 
 def create_storage_backend(
@@ -113,7 +115,7 @@ def _brought_up(
 
 
 def _check_file(path: Path, *, shown: Path, read_only: bool) -> bool:
-    """See to it that the file is there and fit; True if it is empty."""
+    """See to it that the file is there and fit; True if it is empty. It is not opened (see `create_file`)."""
     from configurable_agents.storage.engines import create_file
 
     try:
@@ -121,13 +123,15 @@ def _check_file(path: Path, *, shown: Path, read_only: bool) -> bool:
             raise StorageError(f"{str(shown)!r} is a directory; give the path of a file in it")
         if not read_only:
             create_file(path)
-        with path.open("rb") as file:
-            header = file.read(len(_SQLITE_HEADER))
+        size = path.stat().st_size
+        wanted = os.R_OK if read_only else os.R_OK | os.W_OK
+        if not os.access(path, wanted, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except FileNotFoundError as error:
         raise StorageError(f"there is no store at {str(shown)!r}") from error
     except OSError as error:
         remedy = "check its permissions" if read_only else "choose another place with --store"
         raise StorageError(f"the store at {str(shown)!r} cannot be opened: {error.strerror}; {remedy}") from error
-    if header and header != _SQLITE_HEADER:
+    if 0 < size < _LEAST_BYTES:
         raise StorageError(f"{str(shown)!r} is not a SQLite database; choose another file")
-    return not header
+    return not size
