@@ -43,7 +43,7 @@ def gather_inputs(
 
     Args:
         pairs: As `topic=refunds`: the text itself for a field of type `str`, JSON for any other; `topic=@file` reads
-            the file, `topic=@-` stdin, and `topic=@@name` is the text `@name`.
+            the file (without the line end at its very end), `topic=@-` stdin, and `topic=@@name` is the text `@name`.
         inputs_file: A JSON or YAML mapping; `-` is stdin.
         fields: The workflow's state fields.
 
@@ -84,7 +84,8 @@ def _set(
             text = text[1:]
         elif text.startswith("@"):
             source = f"{name} (from {_name_of(text[1:])})"
-            text = read(text[1:])
+            # As in a shell's $(…): the line end that every editor puts there is not part of the text.
+            text = read(text[1:]).removesuffix("\n").removesuffix("\r")
         # A name that is no field is refused by the run, which knows the names and has a suggestion.
         given[name] = text if field is None or field.type.strip() == "str" else _json(text)
     except InputError as error:

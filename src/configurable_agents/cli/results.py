@@ -43,9 +43,7 @@ def _line(screen: Screen, text: Text, *, head: Text | None = None) -> None:
     """Show a line, in a terminal wrapped below its own beginning; in a file or a pipe it stays one line."""
     head = head or Text()
     if not screen.out.is_terminal:
-        whole = head + text
-        whole.rstrip()
-        screen.out.print(whole, soft_wrap=True)
+        screen.write((head.plain + text.plain).rstrip())
         return
     room = max(screen.out.width - head.cell_len, 10)
     for number, part in enumerate(text.wrap(screen.out, room)):

@@ -72,12 +72,14 @@ def _execute(screen: Screen, asked: Request, collector: Collector) -> RunResult:
 
 
 def _report_done(screen: Screen, asked: Request, view: RunView | None, result: RunResult) -> None:
+    # A store that takes nothing has a place all the same.
+    store = _find_store(asked, view) if result.degraded else result.store
     if asked.as_json:
-        screen.write_json(result_object(result))
+        screen.write_json({**result_object(result), "store": store})
         return
     show_outputs(screen, asked.workflow.config, result.outputs)
     _show(screen, view)
-    _say_where(screen, asked, result.run_id, result.store)
+    _say_where(screen, asked, result.run_id, store)
 
 
 def _report_failed(screen: Screen, asked: Request, view: RunView | None, error: BaseException) -> None:

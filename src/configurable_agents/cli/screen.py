@@ -89,9 +89,10 @@ class Screen:
 
     def write(self, text: str) -> None:
         """Write a text as it is, with a line end."""
+        if self.out.quiet:  # its reader has gone
+            return
         try:
             self.out.file.write(text + "\n")
-            self.out.file.flush()
         except BrokenPipeError:
             self.out.on_broken_pipe()
 
