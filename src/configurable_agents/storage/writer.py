@@ -46,14 +46,19 @@ MEMORY_BYTES_WITHOUT_JOURNAL: Final = 64 * 1024 * 1024
 """Where there is no journal, what waits beyond is lost, and counted."""
 
 
+_NOWHERE: Final = Position(0, 0, 0)
+
+
 @dataclass(slots=True)
 class _Entry:
     """A record on its way."""
 
     record: Record | None
     """None where only the journal has it."""
-    position: Position | None
+    journal: Journal | None
     """None where only the memory has it."""
+    position: Position
+    """Where it stands in the journal."""
     size: int
     run_id: str | None
     span_id: str
@@ -84,13 +89,16 @@ class Writer:
         """Records that the store never got: it refused them, or was away and there was no journal."""
         self._closed = False
         self._begin()
+        _ALL.add(self)
         _close_at_exit(self)
 
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._journals_left = list(self._journals)
         self._no_journal: JournalError | None = None
-        self._journal = self._next_journal()
+        self._journal: Journal | None = None
+        self._full_journals: list[Journal] = []
+        """Journals that took no more; what stands in them is still needed until it is committed."""
         self._changed = threading.Condition()
         self._queue: deque[_Entry] = deque()
         self._waiting_bytes = 0
@@ -98,9 +106,10 @@ class Writer:
         self._dropped_runs: set[str] = set()
         self._watchers: dict[str, list[Callable[[], None]]] = {}
         self._open_spans: dict[str, OpenSpan] = {}
-        self._segment = 0
+        self._segment: tuple[Journal | None, int] = (None, 0)
         self._hurry = False
         self._away = False
+        self._gave_up = False
         self._thread: threading.Thread | None = None
 
     @property
@@ -110,7 +119,6 @@ class Writer:
 
     def write(self, records: Sequence[Record]) -> None:
         """Make records durable, and have them committed soon."""
-        self._after_fork()
         with self._changed:
             for record in records:
                 self._append(record)
@@ -133,7 +141,7 @@ class Writer:
             True if there is nothing to wait for; `call` is then not called.
         """
         with self._changed:
-            if self._away or not self._waiting_of_run.get(run_id):
+            if self._away or self._thread is None or not self._waiting_of_run.get(run_id):
                 return True
             self._watchers.setdefault(run_id, []).append(call)
             self._hurry = True
@@ -150,6 +158,8 @@ class Writer:
                     return False
                 self._hurry = True
                 self._keep_a_thread()
+                if self._thread is None:
+                    return False
                 self._changed.notify_all()
                 self._changed.wait(left)
         return True
@@ -166,17 +176,21 @@ class Writer:
         deadline = time.monotonic() + (EXIT_AWAY_SECONDS if self._away else EXIT_SECONDS)
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
             thread = self._thread
-        # The rest is done on this thread: at the interpreter's end no other can be begun.
-        if thread is not None and thread is not threading.current_thread():
+            self._changed.notify_all()
+        if thread is None:
+            self._drain(deadline)  # here: at the interpreter's end no thread can be begun
+        elif thread is not threading.current_thread():
+            # A try may last longer than anybody waits at the end, so it stays on the thread, which is left alone then.
             thread.join(timeout=max(0.0, deadline - time.monotonic()))
-        if thread is None or not thread.is_alive():
-            self._drain(deadline)
-        if self._journal is not None:
-            self._journal.close(remove=not self._queue and not self._open_spans)
-        if self._queue:
-            self._say_what_is_left(len(self._queue))
+        with self._changed:
+            self._gave_up = True
+            self._changed.notify_all()
+            whole = not self._queue and not self._open_spans
+            for journal in self._all_journals():
+                journal.close(remove=whole)
+            if self._queue:
+                self._say_what_is_left(len(self._queue))
 
     def _drain(self, deadline: float) -> None:
         while self._queue:
@@ -193,30 +207,35 @@ class Writer:
 
     def _append(self, record: Record) -> None:
         payload = encode_record(record)
-        position = self._journaled(payload)
+        journal, position = self._journaled(payload)
         self._note_open(record)
-        keep = position is None or self._waiting_bytes + len(payload) <= MEMORY_BYTES
-        entry = _Entry(record if keep else None, position, len(payload), record.run_id, record.span_id)
+        limit = MEMORY_BYTES_WITHOUT_JOURNAL if journal is None else MEMORY_BYTES
+        keep = self._waiting_bytes + len(payload) <= limit
+        if journal is None and not keep:
+            self._lost([record.run_id])
+            return
+        entry = _Entry(record if keep else None, journal, position, len(payload), record.run_id, record.span_id)
         self._queue.append(entry)
         self._waiting_bytes += entry.size if keep else 0
         if record.run_id is not None:
             self._waiting_of_run[record.run_id] += 1
-        while position is None and self._waiting_bytes > MEMORY_BYTES_WITHOUT_JOURNAL:
-            self._drop(self._queue.popleft())
 
-    def _journaled(self, payload: bytes) -> Position | None:
-        while self._journal is not None:
+    def _journaled(self, payload: bytes) -> tuple[Journal | None, Position]:
+        while journal := self._journal or self._next_journal():
+            self._journal = journal
             try:
-                position = self._journal.append(payload)
-                if position.segment != self._segment:
-                    self._segment = position.segment
+                position = journal.append(payload)
+                if self._segment != (journal, position.segment):
+                    self._segment = (journal, position.segment)
                     for span in self._open_spans.values():  # so that their end by death is seen in this segment too
-                        self._journal.append(encode_record(span))
-                return position
+                        journal.append(encode_record(span))
             except JournalError as error:
                 self._no_journal = error
-                self._journal = self._next_journal()
-        return None
+                self._full_journals.append(journal)
+                self._journal = None
+            else:
+                return journal, position
+        return None, _NOWHERE
 
     def _next_journal(self) -> Journal | None:
         """Begin a journal in the first directory that is left and can be written."""
@@ -230,6 +249,9 @@ class Writer:
                 return journal
         return None
 
+    def _all_journals(self) -> list[Journal]:
+        return [*self._full_journals, *([self._journal] if self._journal is not None else [])]
+
     def _note_open(self, record: Record) -> None:
         if isinstance(record, SpanRecord):
             return
@@ -239,11 +261,10 @@ class Writer:
             kind = "run" if isinstance(record, WorkflowRunRecord) else "node"
             self._open_spans[record.span_id] = OpenSpan(kind, record.span_id, record.trace_id)
 
-    def _drop(self, entry: _Entry) -> None:
-        self._done_with(entry)
-        self.dropped_records += 1
-        if entry.run_id is not None:
-            self._dropped_runs.add(entry.run_id)
+    def _lost(self, run_ids: Sequence[str | None]) -> None:
+        """Count records that the database never gets."""
+        self.dropped_records += len(run_ids)
+        self._dropped_runs.update(run_id for run_id in run_ids if run_id is not None)
 
     def _done_with(self, entry: _Entry) -> None:
         if entry.record is not None:
@@ -259,8 +280,10 @@ class Writer:
     def _keep_a_thread(self) -> None:
         if self._thread is None and self._queue and not self._closed:
             name = "configurable-agents-store"
-            self._thread = threading.Thread(target=_commit_for_ever, args=(weakref.ref(self),), name=name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=_commit_for_ever, args=(weakref.ref(self),), name=name, daemon=True)
+            with contextlib.suppress(RuntimeError):  # no thread can be had now, or the interpreter is ending
+                thread.start()
+                self._thread = thread
 
     def _turn(self, failures: int) -> int | None:
         """Commit one group; give the failures in a row, or None when the thread is not needed any more."""
@@ -270,40 +293,54 @@ class Writer:
         if not batch:
             return failures
         try:
-            refused = self._commit(batch)
-        except Exception as error:  # noqa: BLE001 - no fault of a store changes a run, and the thread must live
+            lost = self._commit(batch)
+        except BaseException as error:  # noqa: BLE001 - no fault of a store changes a run, and the thread must live
             self._went_away(error)
             return failures + 1
-        self._committed(batch, refused)
+        self._committed(batch, lost)
         return 0
 
     def _next_batch(self, failures: int) -> list[_Entry] | None:
         with self._changed:
             if failures:
-                self._changed.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
-            elif not self._queue:
+                self._changed.wait(RETRY_SECONDS[2 if self._closed else min(failures, len(RETRY_SECONDS)) - 1])
+            elif not self._queue and not self._closed:
                 self._changed.wait(IDLE_SECONDS)
-            if self._queue and len(self._queue) < BATCH_RECORDS and not (self._hurry or failures):
+            if self._queue and len(self._queue) < BATCH_RECORDS and not (self._hurry or failures or self._closed):
                 self._changed.wait(BATCH_SECONDS)
-            if self._closed or not self._queue:
+            if not self._queue or self._gave_up:
                 self._thread = None
                 return None
             return [self._queue[index] for index in range(min(BATCH_RECORDS, len(self._queue)))]
 
-    def _commit(self, batch: list[_Entry]) -> list[Record]:
+    def _commit(self, batch: Sequence[_Entry]) -> list[str | None]:
+        """Write a group, and give the runs of those records that can never be written."""
         backend = self._backend
         if backend is None or (self._open_backend is not None and not backend.is_current()):
             backend = self._backend = self._reopened(backend)
-        return write_or_isolate(backend, [self._record_of(entry) for entry in _without_starts_that_ended(batch)])
+        records, lost = self._read(_without_starts_that_ended(batch))
+        refused = write_or_isolate(backend, records)
+        if refused and self._journals:
+            quarantine(self._journals[0] if self._journal is None else self._journal.directory, refused)
+        return lost + [record.run_id for record in refused]
+
+    def _read(self, batch: Sequence[_Entry]) -> tuple[list[Record], list[str | None]]:
+        records: list[Record] = []
+        lost: list[str | None] = []
+        for entry in batch:
+            try:
+                records.append(self._record_of(entry))
+            except (OSError, ValueError, KeyError):
+                logger.exception("a record that waited in the journal cannot be read back")
+                lost.append(entry.run_id)
+        return records, lost
 
     def _record_of(self, entry: _Entry) -> Record:
         if entry.record is not None:
             return entry.record
-        if self._journal is None or entry.position is None:
-            raise StorageError("a record is neither in memory nor in a journal", refused=True)
-        record = decode_record(self._journal.read(entry.position))
-        if isinstance(record, OpenSpan):
-            raise StorageError("the journal gave another record than was asked for", refused=True)
+        record = None if entry.journal is None else decode_record(entry.journal.read(entry.position))
+        if record is None or isinstance(record, OpenSpan):
+            raise ValueError("the journal gave another record than was asked for")
         return record
 
     def _reopened(self, old: StorageBackend | None) -> StorageBackend:
@@ -315,25 +352,31 @@ class Writer:
             old.close()
         return self._open_backend()
 
-    def _committed(self, batch: list[_Entry], refused: Sequence[Record]) -> None:
-        if refused and self._journal is not None:
-            quarantine(self._journal.directory, refused)
+    def _committed(self, batch: Sequence[_Entry], lost: Sequence[str | None]) -> None:
         with self._changed:
             for entry in batch:
                 self._queue.popleft()
                 self._done_with(entry)
-            self.dropped_records += len(refused)
-            self._dropped_runs.update(record.run_id for record in refused if record.run_id is not None)
+            self._lost(lost)
             if self._away:
                 logger.info("the trace store is back")
             self._away = False
-            self._hurry = False
-            last = next((entry.position for entry in reversed(batch) if entry.position is not None), None)
-            if last is not None and self._journal is not None:
-                self._journal.forget(before=last.segment)
+            self._hurry = bool(self._watchers)  # those that began to wait meanwhile, for what this group did not hold
+            with contextlib.suppress(OSError):  # a part that stays is taken up later, and changes nothing
+                self._forget(batch)
             self._changed.notify_all()
 
-    def _went_away(self, error: Exception) -> None:
+    def _forget(self, batch: Sequence[_Entry]) -> None:
+        """Remove the parts of journals that a commit has made superfluous: records are committed in their order."""
+        last = batch[-1]
+        if last.journal is None:
+            return
+        last.journal.forget(last.position)
+        while self._full_journals and self._full_journals[0] is not last.journal:
+            # What is still running has been noted in the journal after it.
+            self._full_journals.pop(0).close(remove=True)
+
+    def _went_away(self, error: BaseException) -> None:
         with self._changed:
             if not self._away:
                 where = "the journal" if self._journal is not None else "memory"
@@ -358,10 +401,9 @@ class Writer:
         else:
             logger.warning("%d records are lost: the store was away until the end, and there was no journal", left)
 
-    def _after_fork(self) -> None:
-        """Begin anew in a forked child: what waited, and the locks, belong to the parent."""
-        if self._pid != os.getpid():
-            self._begin()
+    def begin_anew_in_child(self) -> None:
+        """Forget what waits: it, the journal and the locks belong to the parent."""
+        self._begin()
 
 
 def _tell(calls: Sequence[Callable[[], None]]) -> None:
@@ -370,7 +412,7 @@ def _tell(calls: Sequence[Callable[[], None]]) -> None:
             call()
 
 
-def _without_starts_that_ended(batch: list[_Entry]) -> list[_Entry]:
+def _without_starts_that_ended(batch: Sequence[_Entry]) -> list[_Entry]:
     """Leave out starts whose end is in the same group: the end says everything."""
     last = {entry.span_id: index for index, entry in enumerate(batch)}
     return [entry for index, entry in enumerate(batch) if last[entry.span_id] == index]
@@ -384,6 +426,19 @@ def _commit_for_ever(writer_ref: weakref.ref[Writer]) -> None:
         if writer is None:
             return
         failures = writer._turn(failures)  # noqa: SLF001 - the thread is the writer's own
+
+
+_ALL: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for writer in list(_ALL):
+        writer.begin_anew_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    # At once, not at the next record: a lock that the parent's thread held at the fork would stay locked for ever.
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _close_at_exit(writer: Writer) -> None:

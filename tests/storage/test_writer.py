@@ -1,0 +1,268 @@
+"""The way of records into a store: what waits arrives, whatever happens to threads, journals and processes meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from _records import node_record, run_record
+from _runs import run_program, start_program
+from configurable_agents.errors import StorageError
+from configurable_agents.storage.base import Record, StorageBackend
+from configurable_agents.storage.factory import create_storage_backend
+from configurable_agents.storage.writer import MEMORY_BYTES, Writer
+
+SECONDS = 10.0
+"""Generous: a shared machine may stall."""
+
+
+class Gate(StorageBackend):
+    """A store whose writes wait while the gate is shut."""
+
+    def __init__(self, inner: StorageBackend) -> None:
+        self._inner = inner
+        self.runs, self.execution_states = inner
+        self.location = inner.location
+        self.open = threading.Event()
+        self.open.set()
+        self.reached = threading.Event()
+
+    def write(self, records: Sequence[Record]) -> None:
+        self.reached.set()
+        assert self.open.wait(SECONDS)
+        self._inner.write(records)
+
+    def mark_interrupted(self, runs: Sequence[Any], nodes: Sequence[Any]) -> None:
+        self._inner.mark_interrupted(runs, nodes)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    with closing(create_storage_backend(tmp_path / "runs.db", busy_timeout_seconds=SECONDS)) as backend:
+        yield Gate(backend)
+
+
+@contextmanager
+def writing(gate: Gate, *journals: Path) -> Iterator[Writer]:
+    """Give a writer; it ends with the test, and so do its files."""
+    writer = Writer(None, journals=journals, backend=gate)
+    try:
+        yield writer
+    finally:
+        gate.open.set()
+        writer.flush(SECONDS)
+        writer.close()
+
+
+def seqs(gate: Gate) -> list[int]:
+    return [record.seq for record in gate.execution_states.get_state_history(run_record().run_id)]
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.005)
+
+
+@contextmanager
+def no_thread_can_begin() -> Iterator[None]:
+    """Ask for stacks that no machine has, as where a limit on threads or memory is reached."""
+    before = threading.stack_size(2**46)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
+
+
+def test_where_no_thread_can_begin_records_wait_for_one_that_can(gate: Gate, tmp_path: Path) -> None:
+    """A thread that could not be started once must not count as one that is at work."""
+    with writing(gate, tmp_path / "journal") as writer:
+        with no_thread_can_begin():
+            writer.write([node_record(1)])
+            assert writer.when_committed(run_record().run_id, lambda: None), "there is nobody to wait for"
+            assert not writer.flush(SECONDS)
+        writer.write([node_record(2)])
+        assert writer.flush(SECONDS)
+        assert seqs(gate) == [1, 2]
+
+
+def test_where_no_thread_can_ever_begin_the_end_of_the_program_commits(gate: Gate, tmp_path: Path) -> None:
+    with no_thread_can_begin():
+        writer = Writer(None, journals=[tmp_path / "journal"], backend=gate)
+        writer.write([node_record(1)])
+        writer.close()
+    assert seqs(gate) == [1]
+    assert not list((tmp_path / "journal").iterdir())
+
+
+@pytest.mark.parametrize("more", [4, 40])
+def test_when_one_journal_takes_no_more_another_one_goes_on_and_nothing_is_lost(
+    gate: Gate, tmp_path: Path, more: int
+) -> None:
+    """Records wait in either of them, more than memory keeps; each must be read where it stands."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    big = "x" * (MEMORY_BYTES // 8)
+    with writing(gate, first, second) as writer:
+        gate.open.clear()
+        for seq in range(1, 21):
+            writer.write([node_record(seq, outputs={"x": big})])
+        shutil.rmtree(first)
+        first.write_text("a file, where the journal was")
+        for seq in range(21, 21 + more):
+            writer.write([node_record(seq, outputs={"x": big})])
+        assert [path.is_dir() for path in (first, second)] == [False, True]
+        gate.open.set()
+        assert writer.flush(SECONDS)
+        assert seqs(gate) == list(range(1, 21 + more))
+        assert writer.dropped_records == 0
+        # What is written now is still kept by a journal.
+        gate.open.clear()
+        writer.write([node_record(100)])
+        assert sum(path.stat().st_size for path in second.iterdir()) > 0
+
+
+def test_whoever_begins_to_wait_during_a_commit_does_not_wait_for_company(gate: Gate, tmp_path: Path) -> None:
+    """The hurry that a waiter asks for must outlast the commit that was under way."""
+    with writing(gate, tmp_path / "journal") as writer:
+        gate.open.clear()
+        writer.write([node_record(1)])
+        assert gate.reached.wait(SECONDS)
+        committed: list[float] = []
+        writer.write([node_record(2, run=2)])
+        assert not writer.when_committed(run_record(2).run_id, lambda: committed.append(time.perf_counter()))
+        writer._changed.acquire()
+        try:
+            gate.open.set()
+            assert writer._hurry
+        finally:
+            writer._changed.release()
+        eventually(lambda: bool(committed))
+
+
+def test_without_a_journal_what_memory_cannot_hold_is_counted(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("configurable_agents.storage.writer.MEMORY_BYTES_WITHOUT_JOURNAL", 100_000)
+    (tmp_path / "file").touch()
+    with writing(gate, tmp_path / "file") as writer:
+        writer.miss(StorageError("away, for the test"))
+        gate.open.clear()
+        for seq in range(1, 11):
+            writer.write([node_record(seq, outputs={"x": "x" * 30_000})])
+        assert writer.dropped_records == 7
+        assert writer.lacks(run_record().run_id)
+        gate.open.set()
+        assert writer.flush(SECONDS)
+        assert seqs(gate) == [1, 2, 3]
+        assert writer.lacks(run_record().run_id), "the rest never comes"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_that_was_forked_in_the_middle_of_a_write_is_not_stuck(gate: Gate, tmp_path: Path) -> None:
+    """The lock that a thread of the parent held at the fork has nobody in the child to free it."""
+    with writing(gate, tmp_path / "journal") as writer:
+        gate.open.clear()
+        writer.write([node_record(1)])
+        holding, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with writer._changed:
+                holding.set()
+                done.wait(SECONDS)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert holding.wait(SECONDS)
+        child = os.fork()
+        if not child:  # pragma: no cover - the child
+            signal.alarm(5)  # ends it if it is stuck
+            code = 1
+            with suppress(BaseException):
+                code = 0 if writer.flush(1) and not writer.lacks(run_record().run_id) else 2
+            os._exit(code)
+        done.set()
+        thread.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        gate.open.set()
+        assert writer.flush(SECONDS)
+        assert seqs(gate) == [1], "the parent's own is not the child's to write, and not lost"
+
+
+AT_EXIT = """
+import atexit, sys
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import run_workflow
+workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+def again():
+    print(run_workflow(workflow, functions={"a": lambda: 1}, store=sys.argv[1]).outputs)
+if sys.argv[2] == "before":
+    atexit.register(again)
+again()
+if sys.argv[2] == "after":
+    atexit.register(again)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_at_the_interpreters_end_is_kept(when: str, tmp_path: Path) -> None:
+    """Before and after our own end; from Python 3.12 on no thread can be begun there."""
+    code, out, err = run_program(AT_EXIT, tmp_path / "runs.db", when)
+    assert (code, out, err) == (0, "{'x': 1}\n" * 2, "")
+    with closing(create_storage_backend(tmp_path / "runs.db")) as backend:
+        assert [run.status for run in backend.runs.list_runs()] == ["completed"] * 2
+
+
+SERVED = """
+import sys
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import run_workflow
+workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+run_workflow(workflow, functions={"a": lambda: 1}, store=f"postgresql://u@127.0.0.1:{sys.argv[1]}/d")
+print("ran", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_server_that_stops_answering_does_not_hold_up_the_end_of_the_program(tmp_path: Path) -> None:
+    """A try to connect lasts seconds; nobody waits for it who has half a second."""
+    pytest.importorskip("psycopg")
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port, hang = server.getsockname()[1], threading.Event()
+        kept: list[socket.socket] = []
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    (kept.append if hang.is_set() else socket.socket.close)(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with start_program(SERVED, port, XDG_STATE_HOME=str(tmp_path)) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ran\n"
+            time.sleep(1.5)  # until it pauses between its tries
+            hang.set()
+            started = time.monotonic()
+            process.stdin.close()
+            assert process.wait(SECONDS) == 0
+            seconds = time.monotonic() - started
+        for connection in kept:
+            connection.close()
+    assert seconds < 4, "half a second and what a busy machine adds, not the five of a try to connect"
