@@ -5,7 +5,10 @@ kernel frees the lock when the process dies, and whoever can take it may replay 
 marker, their length and a checksum, so that a reader finds its way past damage.
 
     segment = header (64 bytes) frame*
+    header  = magic (8) pid (8) nanoseconds (8) committed (8) crc32 of that (4) zeros
     frame   = marker (4) length (4, little-endian) crc32 of the payload (4) payload
+
+`committed` is the offset up to which the database has everything: whoever takes the segment up writes only what is beyond.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from configurable_agents.storage.locks import lock_exclusively
+from configurable_agents.storage.locks import LockedError, lock_exclusively, unlink_and_close
 
 MAGIC: Final = b"CAJOURN1"
 HEADER_BYTES: Final = 64
@@ -37,6 +40,12 @@ SEGMENT_BYTES: Final = 4 * 1024 * 1024
 MAX_PAYLOAD: Final = 256 * 1024 * 1024
 """A length beyond this is damage, not a record."""
 SUFFIX: Final = ".segment"
+_FORK_SECONDS: Final = 1.0
+"""How long a fork waits for another thread's append; not for ever, since the forking thread may be in one itself."""
+_COMMITTED: Final = struct.Struct("<QI")
+_COMMITTED_AT: Final = 24
+_TRIES: Final = 100
+"""How often a segment is begun anew because somebody who looked for journals of the dead took it in its first instant."""
 
 
 class Position(NamedTuple):
@@ -74,8 +83,10 @@ class Journal:
         self._lock = threading.Lock()
         self._segments: dict[int, _Segment] = {}
         self._number = 0
+        self._held_for_fork = False
         self._name = f"{os.getpid()}-{time.time_ns():x}"
-        _ALL.add(self)
+        with _ALL_LOCK:
+            _ALL.add(self)
 
     def begin(self) -> None:
         """Begin a segment, so that it is known whether this directory can be written.
@@ -85,7 +96,7 @@ class Journal:
         """
         with self._lock:
             if self._number not in self._segments:
-                self._open(self._number + 1)
+                self._open()
 
     def append(self, payload: bytes) -> Position:
         """Append a record; when this returns, it survives the death of the process.
@@ -98,7 +109,7 @@ class Journal:
             segment = self._current(len(frame))
             _write_whole(segment.fd, frame, segment.end)
             if self._power:
-                os.fdatasync(segment.fd)
+                _sync(segment.fd)
             position = Position(segment.number, segment.end, len(payload))
             segment.end += len(frame)
             return position
@@ -109,11 +120,19 @@ class Journal:
             segment = self._segments[position.segment]
             return _read_at(segment.fd, position.length, position.offset + FRAME_BYTES)
 
-    def forget(self, before: int) -> None:
-        """Remove the segments before number `before`: all of them is in the database."""
+    def forget(self, upto: Position) -> None:
+        """Say that the database has this record and all before it: segments that nobody needs any more are removed.
+
+        What was committed before the process died is then not written again: it may have been deleted meanwhile.
+        """
         with self._lock:
-            for number in [number for number in self._segments if number < before]:
+            for number in [number for number in self._segments if number < upto.segment]:
                 self._remove(self._segments.pop(number))
+            segment = self._segments.get(upto.segment)
+            if segment is not None:
+                offset = upto.offset + FRAME_BYTES + upto.length
+                with contextlib.suppress(JournalError):  # then it is written twice, which is harmless
+                    _write_over(segment.fd, _committed(offset), _COMMITTED_AT)
 
     def close(self, *, remove: bool) -> None:
         """Let go of all segments; remove them if all of them is in the database."""
@@ -139,37 +158,47 @@ class Journal:
     def _current(self, frame_bytes: int) -> _Segment:
         segment = self._segments.get(self._number)
         if segment is None or segment.end + frame_bytes > max(self._segment_bytes, frame_bytes + HEADER_BYTES):
-            segment = self._open(self._number + 1)
+            segment = self._open()
         return segment
 
-    def _open(self, number: int) -> _Segment:
-        path = self.directory / f"{self._name}-{number:06d}{SUFFIX}"
+    def _open(self) -> _Segment:
         try:
             make_private_directory(self.directory)
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-            fd = os.open(path, flags, 0o600)
+            path, fd = self._new_file()
         except OSError as error:
             raise JournalError(error.errno, f"no journal can be begun in {self.directory}: {error.strerror}") from error
         try:
-            # Whoever looks for journals of the dead between these two lines may take the lock first, and remove the empty
-            # file: then the append fails as on a full disk, and the next one begins another segment.
-            lock_exclusively(fd)
             _write_whole(fd, _header(), 0)
+            if self._power:
+                _sync_directory(self.directory)
         except OSError as error:
-            os.close(fd)
-            with contextlib.suppress(OSError):
-                path.unlink()
-            raise JournalError(error.errno, f"no journal can be begun in {self.directory}: {error}") from error
-        segment = self._segments[number] = _Segment(number, path, fd)
-        self._number = number
+            unlink_and_close(path, fd)
+            raise JournalError(error.errno, f"no journal can be begun in {self.directory}: {error.strerror}") from error
+        segment = self._segments[self._number] = _Segment(self._number, path, fd)
         return segment
 
-    def _remove(self, segment: _Segment) -> None:
-        with contextlib.suppress(OSError):
-            segment.path.unlink()
-        os.close(segment.fd)
+    def _new_file(self) -> tuple[Path, int]:
+        for _ in range(_TRIES):
+            self._number += 1
+            path = self.directory / f"{self._name}-{self._number:06d}{SUFFIX}"
+            fd = _created_and_locked(path)
+            if fd is not None:
+                return path, fd
+        raise OSError(errno.EAGAIN, "others take each new segment at once")
 
-    def let_go_after_fork(self) -> None:
+    def _remove(self, segment: _Segment) -> None:
+        unlink_and_close(segment.path, segment.fd)
+
+    def before_fork(self) -> None:
+        """Let no other thread be at it: a segment that it is just beginning would be held by the child unseen."""
+        self._held_for_fork = self._lock.acquire(timeout=_FORK_SECONDS)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._held_for_fork:
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
         """Let go of the parent's segments: the lock is the open file's, and would outlive the parent in the child."""
         self._lock = threading.Lock()
         for segment in self._segments.values():
@@ -180,24 +209,98 @@ class Journal:
         self._name = f"{os.getpid()}-{time.time_ns():x}"
 
 
+# A fork concerns the whole process, and hooks cannot be taken back: one for all journals, which it does not keep alive.
 _ALL: Final[weakref.WeakSet[Journal]] = weakref.WeakSet()
+_ALL_LOCK: Final = threading.Lock()
+
+
+def _before_fork() -> None:
+    _ALL_LOCK.acquire()
+    for journal in _ALL:
+        journal.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for journal in _ALL:
+        journal.after_fork_in_parent()
+    _ALL_LOCK.release()
 
 
 def _after_fork_in_child() -> None:
-    for journal in list(_ALL):
-        journal.let_go_after_fork()
+    for journal in _ALL:
+        journal.after_fork_in_child()
+    _ALL_LOCK.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+def _created_and_locked(path: Path) -> int | None:
+    """Make a file and lock it; None if there is one, or if whoever looks for journals of the dead took it in between."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileExistsError:  # a link that somebody put there, or the name of a process before ours
+        return None
+    try:
+        lock_exclusively(fd)
+        if os.fstat(fd).st_nlink:  # else it was taken and removed, and what is written into it would be lost
+            return fd
+    except LockedError:
+        pass
+    except OSError:
+        unlink_and_close(path, fd)
+        raise
+    os.close(fd)
+    return None
 
 
 def _header() -> bytes:
-    return MAGIC + struct.pack("<qq", os.getpid(), time.time_ns()).ljust(HEADER_BYTES - len(MAGIC), b"\0")
+    start = MAGIC + struct.pack("<qq", os.getpid(), time.time_ns()) + _committed(HEADER_BYTES)
+    return start.ljust(HEADER_BYTES, b"\0")
+
+
+def _committed(offset: int) -> bytes:
+    return _COMMITTED.pack(offset, zlib.crc32(offset.to_bytes(8, "little")))
+
+
+def committed_end(data: bytes) -> int:
+    """Give the offset in a segment up to which the database has everything; 0 if that cannot be told."""
+    if len(data) < HEADER_BYTES:
+        return 0
+    offset, checksum = _COMMITTED.unpack_from(data, _COMMITTED_AT)
+    return offset if checksum == zlib.crc32(data[_COMMITTED_AT : _COMMITTED_AT + 8]) else 0
+
+
+def _sync(fd: int) -> None:
+    try:
+        getattr(os, "fdatasync", os.fsync)(fd)  # macOS has no `fdatasync`
+    except OSError as error:
+        raise JournalError(error.errno, f"the journal cannot be synced: {error.strerror}") from error
+
+
+def _sync_directory(directory: Path) -> None:
+    if sys.platform == "win32":  # directories cannot be opened there
+        return
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _write_whole(fd: int, data: bytes, offset: int) -> None:
     """Write all or nothing: a short write (a full disk) is taken back, so that the next reader sees no half frame."""
+    try:
+        _write_over(fd, data, offset)
+    except JournalError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, offset)
+        raise
+
+
+def _write_over(fd: int, data: bytes, offset: int) -> None:
     written = 0
     try:
         while written < len(data):
@@ -206,8 +309,6 @@ def _write_whole(fd: int, data: bytes, offset: int) -> None:
                 raise OSError(errno.ENOSPC, "nothing more could be written")
             written += done
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.ftruncate(fd, offset)
         raise JournalError(error.errno, f"the journal cannot be written: {error.strerror}") from error
 
 
@@ -226,23 +327,33 @@ def _read_at(fd: int, length: int, offset: int) -> bytes:
 
 
 def make_private_directory(directory: Path) -> None:
-    """Make a directory that only its owner can read, whatever the umask; one that is there is left as it is."""
-    if not directory.is_dir():
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
+    """Make a directory that only its owner can read, and those above it; what is there is left as it is."""
+    for missing in reversed([place for place in (directory, *directory.parents) if not place.exists()]):
+        # Not `parents=True`: that makes those above as open as the umask allows.
+        missing.mkdir(mode=0o700, exist_ok=True)
 
 
-def frames(data: bytes) -> Iterator[bytes]:
-    """Give the payloads of a segment, in order; what is damaged is passed over up to the next marker."""
+class Frame(NamedTuple):
+    """A record in a segment."""
+
+    end: int
+    """The offset behind it."""
+    payload: bytes
+
+
+def frames(data: bytes) -> Iterator[Frame]:
+    """Give the records of a segment, in order; what is damaged is passed over up to the next marker."""
     offset = HEADER_BYTES if data.startswith(MAGIC) else 0
     while True:
         offset = data.find(MARKER, offset)
         if offset < 0 or offset + FRAME_BYTES > len(data):
             return
         _, length, checksum = _FRAME.unpack_from(data, offset)
-        payload = data[offset + FRAME_BYTES : offset + FRAME_BYTES + length]
-        if length <= MAX_PAYLOAD and len(payload) == length and zlib.crc32(payload) == checksum:
-            yield payload
-            offset += FRAME_BYTES + length
-        else:
-            offset += 1
+        end = offset + FRAME_BYTES + length
+        if length <= MAX_PAYLOAD and end <= len(data):
+            payload = data[offset + FRAME_BYTES : end]
+            if zlib.crc32(payload) == checksum:
+                yield Frame(end, payload)
+                offset = end
+                continue
+        offset += 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from pathlib import Path
 
 
 class LockedError(OSError):
@@ -39,3 +42,16 @@ else:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LockedError(error.errno, "somebody else holds the lock") from error
+
+
+def unlink_and_close(path: Path, fd: int) -> None:
+    """Remove a file that is held open, and locked, by `fd`.
+
+    The name goes before the lock, so that nobody else takes the file up; Windows removes no file that is open.
+    """
+    if sys.platform == "win32":
+        os.close(fd)
+    with contextlib.suppress(OSError):
+        path.unlink()
+    if sys.platform != "win32":
+        os.close(fd)

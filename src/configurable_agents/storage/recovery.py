@@ -6,10 +6,9 @@ doing it at once, changes nothing.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,8 +23,8 @@ from configurable_agents.storage.base import (
     WorkflowRunRecord,
 )
 from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
-from configurable_agents.storage.journal import SUFFIX, frames, make_private_directory
-from configurable_agents.storage.locks import LockedError, lock_exclusively
+from configurable_agents.storage.journal import SUFFIX, committed_end, frames, make_private_directory
+from configurable_agents.storage.locks import lock_exclusively, unlink_and_close
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +68,15 @@ def recover(directory: Path, backend: StorageBackend) -> Recovered:
     """
     recovered = Recovered()
     for owner in sorted({path.name.rpartition("-")[0] for path in segments(directory)}):
-        with _taken(directory, owner) as paths:
-            if paths:
-                _replay(paths, backend, recovered)
+        held = _taken(directory, owner)
+        try:
+            if held:
+                _replay(directory, held, backend, recovered)
+                while held:
+                    unlink_and_close(*held.pop(0))
+                    recovered.segments += 1
+        finally:
+            _close(held)
     return recovered
 
 
@@ -83,50 +88,72 @@ def segments(directory: Path) -> list[Path]:
         return []
 
 
-@contextlib.contextmanager
-def _taken(directory: Path, owner: str) -> Iterator[list[Path]]:
-    """Hold all segments of an owner locked; none are given if it lives, or if somebody else is at it."""
-    with contextlib.ExitStack() as stack:
-        paths: list[Path] = []
+_Held = tuple[Path, int]
+"""A segment that is open and locked."""
+
+
+def _taken(directory: Path, owner: str) -> list[_Held]:
+    """Open and lock all segments of an owner; none if it lives, if somebody else is at it, or if they are not ours."""
+    held: list[_Held] = []
+    try:
         for path in sorted(directory.glob(f"{owner}-*{SUFFIX}")):
             try:
                 fd = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
             except FileNotFoundError:  # somebody else has just finished with it
                 continue
-            stack.callback(os.close, fd)
-            try:
-                lock_exclusively(fd)
-            except LockedError:
-                paths = []
-                break
-            if path.exists():
-                paths.append(path)
-        yield paths
+            held.append((path, fd))
+            lock_exclusively(fd)
+            if not os.fstat(fd).st_nlink:
+                _close([held.pop()])
+    except OSError:
+        _close(held)
+        return []
+    return held
 
 
-def _replay(paths: list[Path], backend: StorageBackend, recovered: Recovered) -> None:
-    still_open, batch = _Open(), []
-    for path in paths:
-        for payload in frames(path.read_bytes()):
+def _close(held: Sequence[_Held]) -> None:
+    for _, fd in held:
+        os.close(fd)
+
+
+def _replay(directory: Path, held: Sequence[_Held], backend: StorageBackend, recovered: Recovered) -> None:
+    still_open = _Open()
+    batch: list[Record] = []
+    for _, fd in held:
+        data = _whole(fd)
+        committed = committed_end(data)
+        for end, payload in frames(data):
             try:
                 record = decode_record(payload)
             except ValueError:
+                logger.warning("a journal holds a record that this version cannot read; it is put aside")
                 recovered.refused += 1
+                _put_aside(directory, [payload])
                 continue
             still_open.look_at(record)
-            if not isinstance(record, OpenSpan):
+            if end > committed and not isinstance(record, OpenSpan):
                 batch.append(record)
-    for start in range(0, len(batch), BATCH):
-        refused = write_or_isolate(backend, batch[start : start + BATCH])
-        recovered.refused += len(refused)
-        quarantine(paths[0].parent, refused)
+            if len(batch) == BATCH:
+                _write(directory, batch, backend, recovered)
+                batch = []
+    _write(directory, batch, backend, recovered)
+    logger.info("took up %d records of a process that had died", recovered.records)
     if still_open.runs or still_open.nodes:
         backend.mark_interrupted(sorted(still_open.runs), sorted(still_open.nodes))
-    recovered.records += len(batch)
-    for path in paths:
-        path.unlink(missing_ok=True)
-        recovered.segments += 1
-    logger.info("took up %d records of a process that had died", len(batch))
+
+
+def _write(directory: Path, batch: Sequence[Record], backend: StorageBackend, recovered: Recovered) -> None:
+    refused = write_or_isolate(backend, batch)
+    recovered.records += len(batch) - len(refused)
+    recovered.refused += len(refused)
+    quarantine(directory, refused)
+
+
+def _whole(fd: int) -> bytes:
+    # Through the descriptor that holds the lock: on Windows nobody else may read, and the name may lead elsewhere by now.
+    os.lseek(fd, 0, os.SEEK_SET)
+    with os.fdopen(os.dup(fd), "rb") as file:
+        return file.read()
 
 
 def write_or_isolate(backend: StorageBackend, records: Sequence[Record]) -> list[Record]:
@@ -155,15 +182,19 @@ def write_or_isolate(backend: StorageBackend, records: Sequence[Record]) -> list
 
 def quarantine(directory: Path, records: Sequence[Record]) -> None:
     """Keep records that the database refuses, beside the journal."""
-    if not records:
+    _put_aside(directory, [encode_record(record) for record in records])
+
+
+def _put_aside(directory: Path, payloads: Sequence[bytes]) -> None:
+    if not payloads:
         return
     try:
         make_private_directory(directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
         fd = os.open(directory / QUARANTINE, flags, 0o600)
         try:
-            os.write(fd, b"".join(encode_record(record) + b"\n" for record in records))
+            os.write(fd, b"".join(payload + b"\n" for payload in payloads))
         finally:
             os.close(fd)
     except OSError:
-        logger.exception("%d records that the store refused could not be put aside", len(records))
+        logger.exception("%d records that the store refused could not be put aside", len(payloads))
