@@ -43,7 +43,7 @@ def shown(what: RunView, *, width: int = 100, encoding: str = "utf-8") -> str:
     screen = Screen(out=Console(file=stream, width=width, markup=False, highlight=False, emoji=False))
     show_view(screen, what)
     stream.flush()
-    return stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]  # the BytesIO above
+    return stream.buffer.getvalue().decode(encoding)
 
 
 COMPLETED = view(

@@ -15,6 +15,7 @@ from configurable_agents.cli.run_command import run
 from configurable_agents.cli.runs_commands import runs
 from configurable_agents.cli.screen import Screen, silence
 from configurable_agents.cli.signals import Ending
+from configurable_agents.cli.store_commands import store
 from configurable_agents.cli.validate_command import schema, validate
 from configurable_agents.errors import ConfigError, ConfigurableAgentsError, WorkflowExecutionError
 
@@ -37,6 +38,7 @@ app.command()(run)
 app.command()(validate)
 app.command()(schema)
 app.add_typer(runs, name="runs")
+app.add_typer(store, name="store")
 
 
 def _show_version(context: typer.Context, value: bool) -> None:
@@ -78,13 +80,17 @@ def _run_command(screen: Screen, arguments: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(arguments, prog_name=_program(), standalone_mode=False, obj=screen)
-    except (typer.Abort, ConfigurableAgentsError) as error:
+    except typer.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # how older releases of typer say it
+            raise KeyboardInterrupt from None
+        return _fail(screen, error)
+    except ConfigurableAgentsError as error:
         return _fail(screen, error)
     except Exception as error:  # noqa: BLE001 - whatever it is, people get one message and --debug the rest
         if hasattr(error, "format_message"):  # a usage error; its class is click's or, in newer releases, typer's own
             return _misused(screen, error)
         return _broken(screen, error)
-    if code == 130:  # how typer says KeyboardInterrupt
+    if code == 130:  # how newer ones do
         raise KeyboardInterrupt
     return code if isinstance(code, int) else DONE
 
