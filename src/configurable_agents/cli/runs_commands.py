@@ -127,9 +127,9 @@ def _confirmed(screen: Screen, run: WorkflowRunRecord) -> bool:
 
 @contextmanager
 def _opened(store: str | None, *, read_only: bool) -> Iterator[StorageBackend]:
-    from configurable_agents.storage.factory import create_storage_backend
+    from configurable_agents.storage.factory import create_storage_backend, open_for_reading
 
-    backend = create_storage_backend(store, read_only=read_only)
+    backend = open_for_reading(store) if read_only else create_storage_backend(store)
     try:
         yield backend
     finally:
@@ -145,8 +145,8 @@ def _read(backend: StorageBackend, run: str) -> RunView:
     return RunView(record, nodes, spans, time.time_ns())
 
 
-def parse_since(text: str, *, now: datetime) -> int:
-    """Read `--since`: a time (UTC if it names no zone), a date, or how long ago; gives Unix nanoseconds.
+def parse_since(text: str, *, now: datetime, option: str = "--since") -> int:
+    """Read `--since`, or another option of its kind: a time (UTC if it names no zone), a date, or how long ago; gives Unix nanoseconds.
 
     Raises:
         typer.BadParameter: It is none of these.
@@ -158,5 +158,5 @@ def parse_since(text: str, *, now: datetime) -> int:
         return round(at.timestamp()) * 1_000_000_000
     except (ValueError, OverflowError) as error:
         raise typer.BadParameter(
-            f"--since {text!r}: give a time as 2026-01-31T12:00:00Z, or how long ago as 12h"
+            f"{option} {text!r}: give a time as 2026-01-31T12:00:00Z, or how long ago as 12h"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.base import StorageBackend
+from configurable_agents.storage.recovery import segments
 from configurable_agents.storage.targets import Target, journal_directories, locate, store_target
 from configurable_agents.storage.writer import Writer
 
 if TYPE_CHECKING:
     from configurable_agents.storage.database import Database
 
-__all__ = ["create_storage_backend", "locate", "open_writer", "store_target"]
+__all__ = ["create_storage_backend", "locate", "open_for_reading", "open_writer", "store_target"]
+
+logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_SECONDS: Final = 0.2
 """How long a write waits for another writer before it is a `StorageError`; whoever writes tries again later."""
@@ -49,6 +53,27 @@ def create_storage_backend(
     if isinstance(place, Path):
         return _open_sqlite(place, journals, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
     return _open_postgresql(place, journals, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
+
+
+def open_for_reading(target: Target | None = None, *, environ: Mapping[str, str] = os.environ) -> StorageBackend:
+    """Open a store to look into it, after taking up what processes that have died left in their journals.
+
+    It creates no store and changes none but for that; where that cannot be written, what is there can still be read.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    place = locate(store_target(None, environ, None) if target is None else target)
+    if any(segments(directory) for directory in journal_directories(place, environ)):
+        try:
+            backend = create_storage_backend(place, environ=environ)
+            try:
+                backend.recover()
+            finally:
+                backend.close()
+        except StorageError as error:
+            logger.warning("journals of processes that have died could not be taken up: %s", error)
+    return create_storage_backend(place, environ=environ, read_only=True)
 
 
 def open_writer(place: Path | str, *, environ: Mapping[str, str] = os.environ, required: bool = False) -> Writer:
