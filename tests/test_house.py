@@ -65,6 +65,7 @@ PUBLIC = [
     "NodeExecutionError",
     "Problem",
     "RunNotFoundError",
+    "RunObserver",
     "RunResult",
     "StorageBackend",
     "StorageConfig",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         run_workflow,
         run_workflow_from_config,
     )
-    from configurable_agents.runtime.result import RunResult
+    from configurable_agents.runtime.result import RunObserver, RunResult
     from configurable_agents.runtime.workflow import Workflow, load_workflow
     from configurable_agents.storage.base import (
         AbstractExecutionStateRepository,
@@ -58,6 +58,7 @@ __all__ = [
     "NodeExecutionError",
     "Problem",
     "RunNotFoundError",
+    "RunObserver",
     "RunResult",
     "StorageBackend",
     "StorageConfig",
@@ -95,7 +96,7 @@ _NAMES_OF_MODULES = {
         "run_workflow",
         "run_workflow_from_config",
     ),
-    "runtime.result": ("RunResult",),
+    "runtime.result": ("RunObserver", "RunResult"),
     "runtime.workflow": ("Workflow", "load_workflow"),
     "storage.base": (
         "AbstractExecutionStateRepository",
