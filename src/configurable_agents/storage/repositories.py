@@ -157,6 +157,16 @@ class SqlAlchemyStorageBackend(StorageBackend):
         self.runs = SqlAlchemyWorkflowRunRepository(database, before_listing=self._recover_quietly)
         self.execution_states = SqlAlchemyExecutionStateRepository(database)
 
+    @property
+    def database(self) -> Database:
+        """The database itself, for its upkeep."""
+        return self._database
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite store."""
+        return self._file
+
     def write(self, records: Sequence[Record]) -> None:
         """Write records of any kind in one transaction, through the repositories."""
         runs, states, others = by_kind(records)
@@ -177,7 +187,7 @@ class SqlAlchemyStorageBackend(StorageBackend):
                 connection.execute(_interrupted(execution_states, key))
             for key in runs:
                 if connection.execute(_interrupted(workflow_runs, key)).rowcount:
-                    connection.execute(_summed_up(key))
+                    connection.execute(summed_up(key))
 
         self._database.run(work, write=True)
 
@@ -218,20 +228,21 @@ def _interrupted(table: sa.Table, key: SpanKey) -> sa.Update:
     )
 
 
-_SUMS: Final = (
+SUMS: Final = (
     *("model_calls", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
     *("reasoning_tokens", "priced_cost_usd", "unpriced_calls"),
 )
+"""The totals of a run that are plain sums over its node executions."""
 
 
-def _summed_up(key: SpanKey) -> sa.Update:
+def summed_up(key: SpanKey) -> sa.Update:
     """Give a run the totals of its node executions."""
     run, node = workflow_runs.c, execution_states.c
 
     def total(expression: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
         return sa.select(sa.func.coalesce(expression, 0)).where(node.run_id == run.run_id).scalar_subquery()
 
-    values: dict[str, Any] = {name: total(sa.func.sum(node[name])) for name in _SUMS}
+    values: dict[str, Any] = {name: total(sa.func.sum(node[name])) for name in SUMS}
     values["node_executions"] = total(sa.func.count())
     # Unknown if any part is.
     unknown = sa.select(sa.func.count()).where(node.run_id == run.run_id, node.cost_usd.is_(None)).scalar_subquery()
