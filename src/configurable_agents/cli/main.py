@@ -15,6 +15,7 @@ from configurable_agents.cli.run_command import run
 from configurable_agents.cli.runs_commands import runs
 from configurable_agents.cli.screen import Screen, silence
 from configurable_agents.cli.signals import Ending
+from configurable_agents.cli.store_commands import store
 from configurable_agents.cli.validate_command import schema, validate
 from configurable_agents.errors import ConfigError, ConfigurableAgentsError, WorkflowExecutionError
 
@@ -37,6 +38,7 @@ app.command()(run)
 app.command()(validate)
 app.command()(schema)
 app.add_typer(runs, name="runs")
+app.add_typer(store, name="store")
 
 
 def _show_version(context: typer.Context, value: bool) -> None:
