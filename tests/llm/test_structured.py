@@ -22,9 +22,10 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable, RunnableLambda
 
+from configurable_agents.config.schema import LLMConfig
 from configurable_agents.errors import ModelSetupError
 from configurable_agents.llm.base import Message, Reply, Usage
-from configurable_agents.llm.providers import wrap_model
+from configurable_agents.llm.providers import open_model, wrap_model
 from configurable_agents.llm.structured import is_strict, read_json, with_title
 
 SCHEMA = {
@@ -225,3 +226,14 @@ def test_a_stream_of_answers_is_asked_for_once_each() -> None:
 
     model = wrap_model(GenericFakeChatModel(messages=answers()))
     assert [asyncio.run(model.ask([Message("user", "x")])).text for _ in range(2)] == ["one", "two"]
+
+
+def test_a_long_answer_that_is_no_json_costs_no_time() -> None:
+    """langchain-core's own parser takes a minute for this one."""
+    words = "no json here " * 20_000
+    model = open_model(LLMConfig(provider="scripted", params={"replies": [{"text": words}]}), environ={})
+    started = time.process_time()
+    reply = asyncio.run(model.ask([Message("user", "hello")], schema=SCHEMA))
+    assert (reply.value, reply.text) == (None, words)
+    assert reply.parse_error is not None
+    assert time.process_time() - started < 2

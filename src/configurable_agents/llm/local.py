@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from operator import itemgetter
 from typing import Any, Final
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable
 from pydantic import Field, ValidationError
 
 from configurable_agents.config.schema import LLMConfig
@@ -21,6 +19,7 @@ from configurable_agents.errors import ModelSetupError
 from configurable_agents.llm._engine import Answer, Engine, EngineSettings, shared_engine
 from configurable_agents.llm.adapter import text_of
 from configurable_agents.llm.base import ModelInfo
+from configurable_agents.llm.structured import answered_in_json
 from configurable_agents.llm.weights import DEFAULT_MODEL, engine_folder, find_weights
 
 DEFAULT_MAX_TOKENS: Final = 256
@@ -92,12 +91,7 @@ class LocalChatModel(BaseChatModel):
         """Answer with JSON; the schema is enforced as a grammar, token by token."""
         if not isinstance(schema, Mapping):
             raise NotImplementedError("a local model takes a JSON Schema, not a class")
-        asked = self.bind(schema=dict(schema))
-        if not include_raw:
-            return asked | JsonOutputParser()
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | JsonOutputParser(), parsing_error=lambda _: None)
-        unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=asked) | parsed.with_fallbacks([unparsed], exception_key="parsing_error")
+        return answered_in_json(self.bind(schema=dict(schema)), schema, include_raw=include_raw)
 
     def _generate(
         self,

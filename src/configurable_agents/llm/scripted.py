@@ -6,15 +6,13 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from operator import itemgetter
 from typing import Any, Final
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable
 from pydantic import Field, PrivateAttr
 
 from configurable_agents.config.schema import LLMConfig
@@ -22,6 +20,7 @@ from configurable_agents.llm.adapter import text_of
 from configurable_agents.llm.base import ModelInfo
 from configurable_agents.llm.script import ScriptedError, ScriptedReply, ScriptedUsage, Turns, parse_script
 from configurable_agents.llm.smallest import smallest_instance
+from configurable_agents.llm.structured import answered_in_json
 
 NAME: Final = "scripted"
 
@@ -105,12 +104,7 @@ class ScriptedChatModel(BaseChatModel):
         """Answer with the script's JSON, else with the smallest instance of the schema."""
         if not isinstance(schema, Mapping):
             raise NotImplementedError("a scripted model takes a JSON Schema, not a class")
-        asked = self.bind(schema=dict(schema))
-        if not include_raw:
-            return asked | JsonOutputParser()
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | JsonOutputParser(), parsing_error=lambda _: None)
-        unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=asked) | parsed.with_fallbacks([unparsed], exception_key="parsing_error")
+        return answered_in_json(self.bind(schema=dict(schema)), schema, include_raw=include_raw)
 
     def _generate(
         self,
