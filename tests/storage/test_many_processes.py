@@ -2,14 +2,163 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from _records import run_record
-from _runs import rows, run_program
+from _runs import rows, run_program, start_program
+from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.factory import create_storage_backend
+
+NODES = "abcdefghij"
+
+RUNS = """
+import os, sys
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import run_workflow
+
+names = "abcdefghij"
+workflow = make([calls(n, "x") for n in names], chain("START " + " ".join(names) + " END"), {"x": field("int")})
+functions = {name: (lambda: 1) for name in names}
+
+def run(times, store=sys.argv[1]):
+    for _ in range(times):
+        result = run_workflow(workflow, functions=functions, store=store)
+        # One write: several processes share this pipe.
+        os.write(1, f"{result.run_id}\\n".encode())
+"""
+
+COMMANDED = (
+    RUNS
+    + """
+os.write(1, b"ready\\n")
+sys.stdin.readline()
+run(int(sys.argv[2]))
+"""
+)
+
+
+def communicate(process: subprocess.Popen[str]) -> str:
+    """Wait for the end of a process that has nothing to complain of; give what it printed."""
+    with process:
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    return out
+
+
+def run_in_processes(target: str, *, processes: int, runs: int) -> list[str]:
+    """Run workflows in processes that all begin at once, and give the runs' ids."""
+    started = [start_program(COMMANDED, target, runs) for _ in range(processes)]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return [run_id for process in started for run_id in communicate(process).split()]
+
+
+def check(store: StorageBackend, run_ids: Sequence[str]) -> None:
+    """Every run is there, completed, with each of its nodes exactly once."""
+    assert len(set(run_ids)) == len(run_ids)
+    found = store.runs.list_runs(limit=len(run_ids) + 1)
+    assert sorted(run.run_id for run in found) == sorted(run_ids)
+    assert {run.status for run in found} == {"completed"}
+    assert {run.node_executions for run in found} == {len(NODES)}
+    for run_id in run_ids:
+        history = store.execution_states.get_state_history(run_id)
+        assert [(state.seq, state.node_id, state.status) for state in history] == [
+            (seq, name, "completed") for seq, name in enumerate(NODES, 1)
+        ]
+
+
+def test_many_processes_that_first_use_one_fresh_store_lose_nothing(
+    target: str, open_store: Callable[..., StorageBackend]
+) -> None:
+    """And none of them says a word about a lock."""
+    processes = 16 if "://" not in target else 4
+    run_ids = run_in_processes(target, processes=processes, runs=3)
+    assert len(run_ids) == processes * 3
+    check(open_store(), run_ids)
+
+
+PREFORK = (
+    RUNS
+    + """
+run(1)
+children = []
+for _ in range(4):
+    child = os.fork()
+    if not child:
+        run(5)
+        sys.exit()
+    children.append(child)
+run(2)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_workers_that_a_server_forks_after_it_has_run_workflows_lose_nothing(
+    target: str, open_store: Callable[..., StorageBackend]
+) -> None:
+    """As gunicorn does with an application that it has loaded before: open stores, threads and journals are the parent's."""
+    code, out, err = run_program(PREFORK, target)
+    assert (code, err) == (0, "")
+    assert len(out.split()) == 1 + 4 * 5 + 2
+    check(open_store(), out.split())
+
+
+MULTIPROCESSING = """
+import multiprocessing, sys, warnings
+import program
+# Python 3.12 warns of a fork in a process that has threads; ours does what it has to.
+warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork.*")
+if __name__ == "__main__":
+    program.run(1)
+    context = multiprocessing.get_context(sys.argv[2])
+    with context.Pool(3) as pool:
+        pool.map(program.run, [2, 2, 2, 2])
+        pool.close()
+        pool.join()
+    program.run(1)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_of_multiprocessing_lose_nothing(
+    target: str, open_store: Callable[..., StorageBackend], tmp_path: Path, method: str
+) -> None:
+    """They end by `os._exit`, without the hooks of an interpreter's end."""
+    if method != "spawn" and not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    (tmp_path / "program.py").write_text(RUNS)
+    main = tmp_path / "main.py"
+    main.write_text(MULTIPROCESSING)
+    program = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = [{str(main)!r}, *sys.argv[1:]]"
+    program += f"; runpy.run_path({str(main)!r}, run_name='__main__')"
+    code, out, err = run_program(program, target, method)
+    assert (code, err) == (0, "")
+    assert len(out.split()) == 10
+    check(open_store(), out.split())
+
+
+@pytest.mark.soak
+def test_a_thousand_runs_of_ten_nodes_from_four_processes_lose_nothing(
+    target: str, open_store: Callable[..., StorageBackend]
+) -> None:
+    run_ids = run_in_processes(target, processes=4, runs=250)
+    assert len(run_ids) == 1000
+    check(open_store(), run_ids)
+
 
 COME_AND_GO = """
 import sqlite3, sys
