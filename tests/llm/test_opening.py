@@ -101,9 +101,6 @@ def test_a_block_without_a_provider_keeps_its_parameters_for_any() -> None:
         ({"provider": "openai"}, ("llm.model",)),
         ({"provider": "openai_compatible", "model": "m"}, ("llm.api_base",)),
         ({"model": "gpt-4o", "api_key_env": "NOT_SET"}, ("'NOT_SET'", "not set")),
-        ({"provider": "anthropic", "model": "claude-x"}, ('pip install "configurable-agents[anthropic]"',)),
-        ({"provider": "google", "model": "gemini-x"}, ('pip install "configurable-agents[google]"',)),
-        ({"provider": "ollama", "model": "llama3"}, ('pip install "configurable-agents[ollama]"',)),
         ({"model": "gpt-4o", "params": {"tempersture": 1}}, ("tempersture", "Did you mean 'temperature'")),
         ({"model": "gpt-4o", "params": {"api_key": "x"}}, ("llm.api_key_env",)),
         ({"model": "gpt-4o", "params": {"base_url": "http://evil"}}, ("llm.api_base",)),
@@ -124,6 +121,19 @@ def test_a_model_that_cannot_be_made_says_what_to_do(llm: dict[str, Any], words:
     for word in words:
         assert word in str(caught.value)
     assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("provider", "package"),
+    [("anthropic", "langchain_anthropic"), ("google", "langchain_google_genai"), ("ollama", "langchain_ollama")],
+)
+def test_a_missing_package_names_the_line_that_installs_it(
+    provider: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # how Python says that there is none, where it may be installed
+    with pytest.raises(ModelSetupError) as caught:
+        open_model(LLMConfig(provider=provider, model="m"), environ=KEYS)
+    assert f'pip install "configurable-agents[{provider}]"' in str(caught.value)
 
 
 def test_a_missing_key_names_the_variable() -> None:
