@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from _runs import Run, asks, calls, chain, field, kept, run_program, scripted
-from _workflows import make
+from _workflows import Spans, make
 from configurable_agents import NodeExecutionError, Workflow, WorkflowExecutionError, arun_workflow, run_workflow
 from configurable_agents.errors import NodeTimeoutError, RunTimeoutError
 from configurable_agents.llm.scripted import ScriptedModelError
@@ -54,6 +54,13 @@ def several(kind: str, **execution: Any) -> Workflow:
     ends = [{"from": "slow", "to": "END"}, {"from": "other", "to": "END"}]
     nodes = [calls("slow", "x"), calls("other", "y") | {"function": "slow"}]
     return make(nodes, [{"from": "START", "to": ["slow", "other"]}, *ends], fields, config)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Load what a first run loads, which is no part of what is measured here."""
+    workflow = make([asks("ask", "text")], chain("START ask END"), {"text": field("str")}, scripted())
+    run_workflow(workflow, store=tmp_path_factory.mktemp("warm") / "runs.db")
 
 
 released = threading.Event()
@@ -321,9 +328,18 @@ PLACES = [(slow, place) for slow in SLOW for place in ("line", "fan-out", "map")
 def test_a_cancelled_task_ends_soon_and_its_run_is_kept_as_cancelled(slow: Any, place: str, store: Path) -> None:
     workflow = one() if place == "line" else several(place)
 
+    begun = asyncio.Event()
+
+    class Starts(Spans):
+        def on_start(self, span: Any) -> None:
+            super().on_start(span)
+            if len(self.started) == (2 if place == "line" else 3):
+                begun.set()
+
     async def program() -> None:
-        task = asyncio.create_task(arun_workflow(workflow, functions={"slow": slow}, store=store))
-        await asyncio.sleep(0.2)
+        run = arun_workflow(workflow, functions={"slow": slow}, store=store, observers=[Starts()])
+        task = asyncio.create_task(run)
+        await asyncio.wait_for(begun.wait(), 5)
         task.cancel()
         with within_limit(0), pytest.raises(asyncio.CancelledError):
             await task

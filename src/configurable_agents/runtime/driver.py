@@ -99,9 +99,10 @@ class _Drive(Generic[T]):
 
     def _close(self) -> None:
         asyncio.set_event_loop(None)
-        left = asyncio.all_tasks(self._loop)
-        if left:
-            self._loop.run_until_complete(cancel_all(left, seconds=GRACE_SECONDS))
+        # Whoever has been cancelled before has had its time, and it must not be given twice.
+        fresh = [task for task in asyncio.all_tasks(self._loop) if not task.cancelling()]
+        if fresh:
+            self._loop.run_until_complete(cancel_all(fresh, seconds=GRACE_SECONDS))
         left = asyncio.all_tasks(self._loop)
         if left:
             # Closing the loop under a task that does not let itself be cancelled would break it at some odd moment.

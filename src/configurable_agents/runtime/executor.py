@@ -239,9 +239,8 @@ class _Run:
             self._end(span, executor, end)
         await self._committed(END_SECONDS)
         if isinstance(outcome, RunError):
-            self._raise(
-                outcome
-            )  # not where it was caught: Python would put the carrier in place of the error's own context
+            # Not where it was caught: Python would put the carrier in place of the error's own context.
+            self._raise(outcome)
         return self._result(span, executor, outcome)
 
     async def _drive(self, executor: NodeExecutor, *, exclusive: bool) -> Final:
