@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +18,14 @@ from typing import Any
 
 import pytest
 
-from configurable_agents import RunResult, arun_workflow, create_storage_backend, run_workflow
+from configurable_agents import (
+    RunNotFoundError,
+    RunResult,
+    StorageError,
+    arun_workflow,
+    create_storage_backend,
+    run_workflow,
+)
 from configurable_agents.storage.base import ExecutionStateRecord, SpanRecord, WorkflowRunRecord
 
 Run = Callable[..., RunResult]
@@ -79,7 +88,22 @@ class Kept:
 
 
 def kept(store: Path, run_id: str = "last") -> Kept:
-    """Read a run back through the repositories."""
+    """Read a run that has ended back through the repositories.
+
+    A run's end waits a fifth of a second for its commit, which on a machine with much to do may come later.
+    """
+    deadline = time.monotonic() + 5
+    while True:
+        with contextlib.suppress(RunNotFoundError, StorageError):
+            found = _kept(store, run_id)
+            if found.run.status != "running" or time.monotonic() > deadline:
+                return found
+        if time.monotonic() > deadline:
+            return _kept(store, run_id)
+        time.sleep(0.02)
+
+
+def _kept(store: Path, run_id: str) -> Kept:
     backend = create_storage_backend(store, read_only=True)
     try:
         run = backend.runs.get(run_id)
@@ -104,6 +128,19 @@ def rows(store: Path, query: str, *values: Any) -> list[Any]:
         return connection.execute(query, values).fetchall()
 
 
+def eventually(value: Callable[[], Any], *, seconds: float = 5) -> Any:
+    """Wait until something comes about, and give it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = None
+        with contextlib.suppress(RunNotFoundError, StorageError):
+            found = value()
+        if found:
+            return found
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.02)
+
+
 def start_program(text: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     """Start a Python program that can import the tests' helpers."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
@@ -118,11 +155,11 @@ def start_program(text: str, *arguments: object, **environment: str) -> subproce
     )
 
 
-def run_program(text: str, *arguments: object, seconds: float = 60, **environment: str) -> tuple[int, str, str]:
-    """Run a program to its end: exit code, stdout, stderr."""
+def run_program(text: str, *arguments: object, **environment: str) -> tuple[int, str, str]:
+    """Run a program to its end, within a minute: exit code, stdout, stderr."""
     with start_program(text, *arguments, **environment) as process:
         try:
-            out, err = process.communicate(timeout=seconds)
+            out, err = process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

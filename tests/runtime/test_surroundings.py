@@ -14,7 +14,7 @@ import pytest
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
 
-from _runs import Run, both_ways, calls, chain, field, kept, rows, run_program
+from _runs import Run, both_ways, calls, chain, eventually, field, kept, rows, run_program
 from _workflows import make
 from configurable_agents import (
     NodeExecutionError,
@@ -181,8 +181,8 @@ def test_runs_gathered_on_one_loop_keep_apart(store: Path) -> None:
 
     results = asyncio.run(program())
     assert [result.outputs["x"] for result in results] == [f"x{n}" for n in range(20)]
-    (count,) = rows(store, "SELECT count(*), count(DISTINCT run_id), count(DISTINCT trace_id) FROM execution_states")
-    assert count == (20, 20, 20)
+    counts = "SELECT count(*), count(DISTINCT run_id), count(DISTINCT trace_id) FROM execution_states"
+    eventually(lambda: rows(store, counts) == [(20, 20, 20)])
 
 
 def test_a_function_may_run_another_workflow(store: Path) -> None:
