@@ -66,7 +66,7 @@ class Database:
         self.engine.dispose()
 
     def _once(self, work: Callable[[sa.Connection], T], *, write: bool) -> T:
-        with (self._writing if write else self.engine).begin() as connection:
+        with GATE.inside(), (self._writing if write else self.engine).begin() as connection:
             self._current.connection = connection
             try:
                 return work(connection)
@@ -97,25 +97,67 @@ class Database:
         self._writer = threading.Lock() if self._writer is not None else None
 
 
+class _Gate:
+    """Keeps a fork waiting while a thread is inside SQLite, whose own locks would stay locked in the child for ever."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._is_closed = False
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_closed, timeout=_FORK_SECONDS)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        with self._changed:
+            self._is_closed = True
+            self._changed.wait_for(lambda: not self._inside, timeout=_FORK_SECONDS)
+
+    def after_fork_in_parent(self) -> None:
+        with self._changed:
+            self._is_closed = False
+            self._changed.notify_all()
+
+
+_FORK_SECONDS: Final = 2.0
+"""A fork waits no longer: the forking thread may be inside itself, or a server may not answer."""
+GATE: Final = _Gate()
+
 # A fork concerns the whole process, and hooks cannot be taken back: one for all open databases, which it does not keep alive.
 _OPEN: Final[weakref.WeakSet[Database]] = weakref.WeakSet()
 _OPEN_LOCK: Final = threading.Lock()
 
 
 def _before_fork() -> None:
+    GATE.before_fork()
     _OPEN_LOCK.acquire()
     for database in _OPEN:
         database.before_fork()
 
 
+def _after_fork_in_parent() -> None:
+    _OPEN_LOCK.release()
+    GATE.after_fork_in_parent()
+
+
 def _after_fork_in_child() -> None:
+    GATE.__init__()  # type: ignore[misc]  # the same object, as new: what was inside stayed in the parent
     for database in _OPEN:
         database.after_fork_in_child()
     _OPEN_LOCK.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_OPEN_LOCK.release, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 @contextlib.contextmanager

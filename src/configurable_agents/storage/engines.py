@@ -15,7 +15,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.pool import NullPool, QueuePool
 
 from configurable_agents.errors import StorageError
-from configurable_agents.storage.database import BEGIN_OPTION, translated
+from configurable_agents.storage.database import BEGIN_OPTION, GATE, translated
 
 _CONNECT_TIMEOUT_SECONDS: Final = 5
 _STATEMENT_TIMEOUT_SECONDS: Final = 10
@@ -123,7 +123,7 @@ def create_file(path: Path) -> None:
 
 def use_write_ahead_log(engine: sa.Engine) -> None:
     """Let readers and one writer of a SQLite file work at once; remembered in the file."""
-    with engine.connect() as connection, translated(str(engine.url)):
+    with GATE.inside(), engine.connect() as connection, translated(str(engine.url)):
         _execute(connection, "PRAGMA journal_mode = WAL")
 
 

@@ -1,0 +1,386 @@
+"""Faults for tests: a store that fails, programs that die, and the question whether anything was lost."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import select
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+
+from _runs import chain, field, start_program
+from _workflows import make
+from configurable_agents import create_storage_backend, run_workflow, semconv
+from configurable_agents.storage.base import Record, SpanKey, StorageBackend
+from configurable_agents.storage.recovery import segments
+
+CHAIN = make(
+    [
+        {"id": "a", "function": "act", "outputs": ["x"]},
+        {"id": "b", "function": "act", "outputs": ["x"]},
+        {"id": "ask", "prompt": "{x}", "outputs": ["y"]},
+        {"id": "c", "function": "act", "outputs": ["x"]},
+        {"id": "d", "function": "act", "outputs": ["x"]},
+    ],
+    chain("START a b ask c d END"),
+    {"x": field("int"), "y": field("str")},
+    {
+        "llm": {
+            "provider": "scripted",
+            "params": {"replies": [{"text": "yes", "usage": {"input_tokens": 10, "output_tokens": 5}}]},
+            "price": {"input_per_mtok": 1.0, "output_per_mtok": 2.0},
+        }
+    },
+    name="chain",
+)
+
+
+class FaultyBackend(StorageBackend):
+    """A store whose n-th write fails: once, from then on for ever, or after it was done."""
+
+    def __init__(
+        self,
+        inner: StorageBackend,
+        *,
+        nth: int,
+        how: Literal["once", "for ever", "after"],
+        error: Callable[[], BaseException],
+    ) -> None:
+        self._inner, self._nth, self._how, self._error = inner, nth, how, error
+        self._writes = 0
+        self.runs, self.execution_states = inner.runs, inner.execution_states
+        self.location, self.journals = inner.location, inner.journals
+        self.was_reached = False
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Write, or fail."""
+        self._writes += 1
+        if self._writes == self._nth or (self._how == "for ever" and self._writes > self._nth):
+            self.was_reached = True
+            if self._how == "after":
+                self._inner.write(records)
+            raise self._error()
+        self._inner.write(records)
+
+    def mark_interrupted(self, runs: Sequence[SpanKey], nodes: Sequence[SpanKey]) -> None:
+        """Pass it on."""
+        self._inner.mark_interrupted(runs, nodes)
+
+    def heal(self) -> None:
+        """Fail no more."""
+        self._nth, self._how = -1, "once"
+
+    def close(self) -> None:
+        """Close the real store."""
+        self._inner.close()
+
+
+# --- the oracle: what a program knew to be finished ----------------------------------------------------------------
+
+
+class Oracle:
+    """A file to which a program says, before it goes on, what must survive it; one write each, so that no line is cut."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def finished(self, run_id: str, what: object) -> None:
+        """Say that a node execution (its seq) or the whole run (`run`) had finished."""
+        os.write(self._fd, f"{run_id} {what}\n".encode())
+
+    def act(self) -> int:
+        """Be a node's function: its first act says that the node before had finished."""
+        span = trace.get_current_span()
+        assert isinstance(span, ReadableSpan)
+        attributes = span.attributes or {}
+        seq = int(str(attributes[semconv.SEQ]))
+        if seq > 1:
+            self.finished(str(attributes[semconv.RUN_ID]), seq - 1)
+        return seq
+
+
+def run_chains(store: str, oracle_path: str, *, count: int = 10**9, act: Callable[[], None] | None = None) -> None:
+    """Run chains of nodes, one after another."""
+    oracle = Oracle(oracle_path)
+
+    def node() -> int:
+        seq = oracle.act()
+        if act is not None:
+            act()
+        return seq
+
+    for _ in range(count):
+        result = run_workflow(CHAIN, functions={"act": node}, store=store)
+        oracle.finished(result.run_id, "run")
+
+
+def lost_or_wrong(store: Path, oracles: Collection[Path]) -> list[str]:
+    """List once, as a user would, and say what is not as it must be; an empty list is what we want."""
+    backend = create_storage_backend(store, busy_timeout_seconds=5)
+    try:
+        listed = len(backend.runs.list_runs(limit=1_000_000))
+        left = [str(path) for journal in backend.journals for path in segments(journal)]
+    finally:
+        backend.close()
+    with closing(sqlite3.connect(store)) as connection:
+
+        def ask(query: str) -> list[Any]:
+            return connection.execute(query).fetchall()
+
+        (integrity,) = ask("PRAGMA integrity_check")
+        nodes = dict(ask("SELECT run_id || ' ' || seq, status FROM execution_states"))
+        runs = dict(ask("SELECT run_id || ' run', status FROM workflow_runs"))
+        problems = [f"integrity: {integrity[0]}"] if integrity != ("ok",) else []
+        problems += [f"twice: {row}" for row in ask(_TWICE)]
+        problems += [f"still running: {row}" for row in ask(_RUNNING)]
+        problems += [f"totals: {row}" for row in ask(_TOTALS)]
+    for oracle in oracles:
+        if oracle.exists():
+            known = {**nodes, **runs}
+            said = oracle.read_text().splitlines()
+            problems += [f"lost: {line} is {known.get(line)}" for line in said if known.get(line) != "completed"]
+    problems += [f"journal left: {path}" for path in left]
+    if listed != len(runs):
+        problems.append(f"listed {listed} of {len(runs)} runs")
+    return problems
+
+
+_TWICE = (
+    "SELECT run_id, seq FROM execution_states GROUP BY run_id, seq HAVING count(*) > 1"
+    " UNION ALL SELECT run_id, 0 FROM workflow_runs GROUP BY run_id HAVING count(*) > 1"
+)
+_RUNNING = (
+    "SELECT run_id, 0 FROM workflow_runs WHERE status = 'running'"
+    " UNION ALL SELECT run_id, seq FROM execution_states WHERE status = 'running'"
+)
+_TOTALS = """
+SELECT r.run_id, r.status, r.node_executions, count(*), r.input_tokens, sum(e.input_tokens), r.cost_usd, sum(e.cost_usd)
+FROM workflow_runs r JOIN execution_states e ON e.run_id = r.run_id GROUP BY r.run_id
+HAVING r.node_executions <> count(*) OR r.input_tokens <> sum(e.input_tokens)
+    OR r.output_tokens <> sum(e.output_tokens) OR abs(r.cost_usd - sum(e.cost_usd)) > 1e-12
+"""
+
+
+# --- programs that die ---------------------------------------------------------------------------------------------
+
+
+class Nursery:
+    """Starts programs quickly, to be killed: one process imports everything and forks, before any store is open.
+
+    `end` returns when they and all their descendants are dead, and their locks are free.
+    """
+
+    def __init__(self) -> None:
+        self._process = start_program("import _faults; _faults.serve()")
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in: IO[str] = self._process.stdin
+        self._out: IO[str] = self._process.stdout
+        self._ask("hello")
+
+    def start(self, what: str, *arguments: object) -> int:
+        """Start one of the programs below; gives its process id."""
+        return int(self._ask("start", what, *arguments))
+
+    def end(self, signal_number: int | None = signal.SIGKILL) -> list[int]:
+        """Send a signal to all programs that were started (None lets them end by themselves); gives the exit codes."""
+        return [int(code) for code in self._ask("end", signal_number or 0).split()]
+
+    def close(self) -> None:
+        """End the nursery itself."""
+        self._in.close()
+        self._process.wait(timeout=30)
+        self._out.close()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+    def _ask(self, *words: object) -> str:
+        self._in.write("\t".join(map(str, words)) + "\n")
+        self._in.flush()
+        answers, _, _ = select.select([self._out], [], [], PATIENCE_SECONDS)
+        answer = self._out.readline() if answers else ""
+        if not answer:
+            raise AssertionError(f"a program does not end: {self._kill_all()}" if not answers else "the nursery died")
+        return answer.strip()
+
+    def _kill_all(self) -> list[int]:
+        """Kill the nursery and all that it started, each by its own id."""
+        found = _descendants(self._process.pid)
+        for process in [self._process.pid, *found]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        return found
+
+
+def _descendants(process: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{process}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *_descendants(int(child))]
+    return found
+
+
+PATIENCE_SECONDS = 60
+"""How long programs may take to end: longer than any of them needs on a slow machine."""
+
+
+def serve() -> None:
+    """Be the nursery's process."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    warm_up()
+    started: list[int] = []
+    for line in sys.stdin:
+        match line.rstrip("\n").split("\t"):
+            case ["start", what, *arguments]:
+                started.append(_forked(what, arguments))
+                answer = str(started[-1])
+            case ["end", number]:
+                answer = " ".join(map(str, _ended(started, int(number))))
+                started.clear()
+            case _:
+                answer = "hello"
+        sys.stdout.write(answer + "\n")
+        sys.stdout.flush()
+
+
+def warm_up() -> None:
+    """Import what a run imports, without opening a store."""
+
+    import configurable_agents.storage.repositories
+    import configurable_agents.storage.schema  # noqa: F401
+
+    run_workflow(CHAIN, functions={"act": lambda: 1}, store=False)
+
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _forked(what: str, arguments: Sequence[str]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    os.setpgid(0, 0)
+    sys.stdin.close()
+    code = 1
+    try:
+        PROGRAMS[what](*arguments)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        _run_exit_handlers()
+        os._exit(code)
+
+
+def _run_exit_handlers() -> None:
+    import atexit
+
+    atexit._run_exitfuncs()
+
+
+def _ended(started: Sequence[int], number: int) -> list[int]:
+    for process in started if number else ():
+        for kill in (os.killpg, os.kill):
+            try:
+                kill(process, number)
+                break
+            except ProcessLookupError:
+                continue
+    codes = {process: os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started}
+    while True:  # descendants whose parents have died are ours
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return [codes[process] for process in started]
+
+
+def _chains(store: str, oracle: str) -> None:
+    run_chains(store, oracle)
+
+
+def _some_chains(store: str, oracle: str) -> None:
+    run_chains(store, oracle, count=3)
+
+
+def _chains_until(die: Callable[[], object]) -> Callable[[str, str], None]:
+    def program(store: str, oracle: str) -> None:
+        left = random.randint(1, 60)
+
+        def act() -> None:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                die()
+
+        run_chains(store, oracle, act=act)
+
+    return program
+
+
+def _forking(store: str, oracle: str) -> None:
+    """Run, then fork as a server does, and go on running in all of them."""
+    run_chains(store, oracle, count=1)
+    for _ in range(2):
+        if os.fork() == 0:
+            break
+    run_chains(store, oracle)
+
+
+def _forking_in_a_node(store: str, oracle: str) -> None:
+    """Fork in the middle of a run; the child runs workflows of its own."""
+
+    def act() -> None:
+        if os.fork() == 0:
+            run_chains(store, oracle, count=2)
+            os._exit(0)
+
+    run_chains(store, oracle, count=2, act=act)
+
+
+def _multiprocessing(method: str) -> Callable[[str, str], None]:
+    def program(store: str, oracle: str) -> None:
+        import multiprocessing
+
+        run_chains(store, oracle, count=1)
+        context = multiprocessing.get_context(method)
+        children = [context.Process(target=_some_chains, args=(store, oracle)) for _ in range(2)]  # type: ignore[attr-defined]  # every context has it
+        for child in children:
+            child.start()
+        run_chains(store, oracle, count=2)
+        for child in children:
+            child.join()
+            assert child.exitcode == 0
+
+    return program
+
+
+def _list(store: str) -> None:
+    backend = create_storage_backend(store)
+    backend.runs.list_runs()
+    backend.close()
+
+
+PROGRAMS: dict[str, Callable[..., None]] = {
+    "chains": _chains,
+    "chains until os._exit": _chains_until(lambda: os._exit(3)),
+    "chains until a segfault": _chains_until(lambda: ctypes.string_at(0)),
+    "forking": _forking,
+    "forking in a node": _forking_in_a_node,
+    "multiprocessing fork": _multiprocessing("fork"),
+    "multiprocessing spawn": _multiprocessing("spawn"),
+    "list": _list,
+}

@@ -1,0 +1,48 @@
+"""Forks at any moment, in a program whose threads write into the store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from _runs import run_program
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+
+FORK_WHILE_WRITING = """
+import os, sys, threading, warnings
+from _records import node_record, run_record
+from configurable_agents import create_storage_backend
+
+warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks is the point
+store = create_storage_backend(sys.argv[1], busy_timeout_seconds=5)
+stop = threading.Event()
+
+def write(run):
+    seq = 0
+    while not stop.is_set():
+        seq += 1
+        store.write([node_record(seq, run=run)])
+
+threads = [threading.Thread(target=write, args=(run,)) for run in (1, 2)]
+for thread in threads:
+    thread.start()
+for number in range(60):
+    child = os.fork()
+    if child == 0:
+        store.write([run_record(100 + number)])
+        os._exit(0)
+    os.waitpid(child, 0)
+stop.set()
+for thread in threads:
+    thread.join()
+print(len(store.runs.list_runs(limit=1000)))
+"""
+
+
+def test_a_child_can_use_the_store_whatever_the_parents_threads_did_at_the_fork(tmp_path: Path) -> None:
+    """SQLite has locks of its own: one that a thread holds at the fork would stay locked in the child for ever."""
+    code, out, err = run_program(FORK_WHILE_WRITING, tmp_path / "runs.db")
+    assert (code, out) == (0, "60\n"), err

@@ -1,0 +1,133 @@
+"""Programs that die at any moment: what they knew to be finished is in the store, once, and nothing looks alive.
+
+Each node of a program first tells an oracle that the node before it had finished; then the program is killed, and the
+store is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from _faults import Nursery, lost_or_wrong
+from configurable_agents import create_storage_backend
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, and Linux's way to adopt orphans")
+
+LONGEST_SECONDS = 0.4
+
+
+@contextlib.contextmanager
+def locked(store: Path) -> Iterator[None]:
+    """Hold the database locked against every other writer."""
+    create_storage_backend(store).close()
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def kill_at_a_random_moment(
+    nursery: Nursery, folder: Path, *, processes: int, is_locked: bool, chance: random.Random, program: str = "chains"
+) -> int:
+    """Run programs on one file and kill them; gives how many node executions they knew to be finished."""
+    store = folder / "runs.db"
+    oracles = [folder / f"oracle-{number}" for number in range(processes)]
+    with locked(store) if is_locked else contextlib.nullcontext():
+        for oracle in oracles:
+            nursery.start(program, store, oracle)
+        time.sleep(chance.uniform(0, LONGEST_SECONDS * (1 + processes) / 2))
+        nursery.end(signal.SIGKILL)
+    assert lost_or_wrong(store, oracles) == []
+    return sum(len(oracle.read_text().splitlines()) for oracle in oracles if oracle.exists())
+
+
+VARIANTS = pytest.mark.parametrize(
+    ("processes", "is_locked"),
+    [(1, False), (4, False), (1, True), (4, True)],
+    ids=["one", "four", "one-locked", "four-locked"],
+)
+
+
+@VARIANTS
+def test_a_process_killed_at_any_moment_loses_nothing_it_had_finished(
+    nursery: Nursery, tmp_path: Path, processes: int, is_locked: bool
+) -> None:
+    chance = random.Random(f"{processes} {is_locked}")
+    acknowledged = 0
+    for turn in range(6):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        acknowledged += kill_at_a_random_moment(
+            nursery, folder, processes=processes, is_locked=is_locked, chance=chance
+        )
+    assert acknowledged > 0, "the test must have shown something"
+
+
+@pytest.mark.soak
+@VARIANTS
+def test_two_hundred_kills_lose_nothing(nursery: Nursery, tmp_path: Path, processes: int, is_locked: bool) -> None:
+    chance = random.Random()
+    acknowledged = 0
+    for turn in range(200):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        acknowledged += kill_at_a_random_moment(
+            nursery, folder, processes=processes, is_locked=is_locked, chance=chance
+        )
+    print(f"200 kills, {processes} processes, locked: {is_locked}: {acknowledged} acknowledged, none lost")  # noqa: T201
+    assert acknowledged > 200
+
+
+def test_processes_that_forked_while_they_ran_lose_nothing_when_they_are_killed(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    chance = random.Random(3)
+    acknowledged = 0
+    for turn in range(4):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        acknowledged += kill_at_a_random_moment(
+            nursery, folder, processes=1, is_locked=False, chance=chance, program="forking"
+        )
+    assert acknowledged > 0
+
+
+@pytest.mark.parametrize(
+    ("program", "signal_number", "code"),
+    [
+        ("chains", signal.SIGTERM, -signal.SIGTERM),
+        ("chains until os._exit", None, 3),
+        ("chains until a segfault", None, -signal.SIGSEGV),
+        ("forking in a node", None, 0),
+        ("multiprocessing fork", None, 0),
+        ("multiprocessing spawn", None, 0),
+    ],
+)
+def test_however_a_process_ends_nothing_finished_is_lost(
+    nursery: Nursery, tmp_path: Path, program: str, signal_number: int | None, code: int
+) -> None:
+    for turn in range(3 if "spawn" not in program else 1):
+        store, oracle = tmp_path / f"{turn}.db", tmp_path / f"oracle-{turn}"
+        nursery.start(program, store, oracle)
+        if signal_number is not None:
+            wait_for(oracle)
+            time.sleep(0.1 * turn)
+        assert nursery.end(signal_number) == [code]
+        assert lost_or_wrong(store, [oracle]) == []
+        assert oracle.read_text() != ""
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not (file.exists() and file.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
