@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 
-from _runs import chain, field, start_program
+from _runs import chain, field, rows, start_program
 from _workflows import make
 from configurable_agents import create_storage_backend, run_workflow, semconv
 from configurable_agents.storage.base import Record, SpanKey, StorageBackend
@@ -124,8 +124,14 @@ def run_chains(store: str, oracle_path: str, *, count: int = 10**9, act: Callabl
         oracle.finished(result.run_id, "run")
 
 
-def lost_or_wrong(store: Path, oracles: Collection[Path]) -> list[str]:
-    """List once, as a user would, and say what is not as it must be; an empty list is what we want."""
+def lost_or_wrong(store: Path, oracles: Collection[Path], *, by_the_dead: bool = True) -> list[str]:
+    """List once, as a user would, and say what is not as it must be; an empty list is what we want.
+
+    Args:
+        store: A SQLite file.
+        oracles: What the programs knew to be finished.
+        by_the_dead: All programs have died, so that no journal may be left.
+    """
     backend = create_storage_backend(store, busy_timeout_seconds=5)
     try:
         listed = len(backend.runs.list_runs(limit=1_000_000))
@@ -149,10 +155,16 @@ def lost_or_wrong(store: Path, oracles: Collection[Path]) -> list[str]:
             known = {**nodes, **runs}
             said = oracle.read_text().splitlines()
             problems += [f"lost: {line} is {known.get(line)}" for line in said if known.get(line) != "completed"]
-    problems += [f"journal left: {path}" for path in left]
+    problems += [f"journal left: {path}" for path in left if by_the_dead]
     if listed != len(runs):
         problems.append(f"listed {listed} of {len(runs)} runs")
     return problems
+
+
+def everything(store: Path) -> list[list[object]]:
+    """All that is in the tables, in an order that does not depend on who wrote first."""
+    tables = ("workflow_runs", "execution_states", "spans", "workflow_configs")
+    return [rows(store, f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables]
 
 
 _TWICE = (

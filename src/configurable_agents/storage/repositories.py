@@ -186,6 +186,7 @@ class SqlAlchemyStorageBackend(StorageBackend):
             for key in nodes:
                 connection.execute(_interrupted(execution_states, key))
             for key in runs:
+                # Also a run that was marked before: the rest of its node executions may have stood in another journal.
                 if connection.execute(_interrupted(workflow_runs, key)).rowcount:
                     connection.execute(summed_up(key))
 
@@ -220,10 +221,13 @@ def identity_of(file: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+_UNFINISHED: Final = (Status.RUNNING.value, Status.INTERRUPTED.value)
+
+
 def _interrupted(table: sa.Table, key: SpanKey) -> sa.Update:
     return (
         sa.update(table)
-        .where(table.c.span_id == key.span_id, table.c.trace_id == key.trace_id, table.c.status == Status.RUNNING.value)
+        .where(table.c.span_id == key.span_id, table.c.trace_id == key.trace_id, table.c.status.in_(_UNFINISHED))
         .values(status=Status.INTERRUPTED.value)
     )
 
