@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import shutil
 import signal
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -16,7 +19,9 @@ from typing import Any
 import pytest
 
 from _records import node_record, run_record
-from _runs import run_program, start_program
+from _runs import calls, chain, field, run_program, start_program
+from _workflows import make
+from configurable_agents import RunResult, arun_workflow, run_workflow
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.base import Record, StorageBackend
 from configurable_agents.storage.factory import create_storage_backend
@@ -159,7 +164,7 @@ def test_without_a_journal_what_memory_cannot_hold_is_counted(
     monkeypatch.setattr("configurable_agents.storage.writer.MEMORY_BYTES_WITHOUT_JOURNAL", 100_000)
     (tmp_path / "file").touch()
     with writing(gate, tmp_path / "file") as writer:
-        writer.miss(StorageError("away, for the test"))
+        writer._went_away(StorageError("away, for the test"))
         gate.open.clear()
         for seq in range(1, 11):
             writer.write([node_record(seq, outputs={"x": "x" * 30_000})])
@@ -266,3 +271,60 @@ def test_a_server_that_stops_answering_does_not_hold_up_the_end_of_the_program(t
         for connection in kept:
             connection.close()
     assert seconds < 4, "half a second and what a busy machine adds, not the five of a try to connect"
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_server_that_does_not_answer_does_not_hold_up_the_callers_loop(
+    required: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that is asked for a run has other requests to answer, also while the store is being opened."""
+    pytest.importorskip("psycopg")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    blocked: list[float] = []
+
+    async def look() -> None:
+        while True:
+            started = time.perf_counter()
+            await asyncio.sleep(0.01)
+            blocked.append(time.perf_counter() - started)
+
+    async def run(store: str) -> RunResult:
+        looking = asyncio.create_task(look())
+        config = {"storage": {"required": required}}
+        workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")}, config)
+        try:
+            return await arun_workflow(workflow, functions={"a": lambda: 1}, store=store)
+        finally:
+            looking.cancel()
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        store = f"postgresql://u@127.0.0.1:{server.getsockname()[1]}/d?connect_timeout=3"
+        started = time.perf_counter()
+        if required:
+            with pytest.raises(StorageError):
+                asyncio.run(run(store))
+        else:
+            result = asyncio.run(run(store))
+            assert (result.outputs, result.degraded) == ({"x": 1}, True)
+            assert time.perf_counter() - started < 2.5, (
+                "1 s to open it, 250 ms to commit, and then nobody waits any more"
+            )
+    assert max(blocked) < 1, "the loop went on; a busy machine may stall it for a moment"
+
+
+def test_stores_that_were_opened_for_one_run_each_leave_no_file_and_no_thread_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("configurable_agents.storage.writer.IDLE_SECONDS", 0.05)
+    workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+    before = set(threading.enumerate())
+    seen: list[weakref.ref[StorageBackend]] = []
+    for _ in range(5):
+        backend = create_storage_backend(tmp_path / "runs.db", busy_timeout_seconds=SECONDS)
+        assert not run_workflow(workflow, functions={"a": lambda: 1}, store=backend).degraded
+        backend.close()
+        seen.append(weakref.ref(backend))
+        del backend
+    eventually(lambda: set(threading.enumerate()) <= before)
+    eventually(lambda: gc.collect() >= 0 and all(reference() is None for reference in seen))
+    assert not list((tmp_path / "runs.db.journal").iterdir())

@@ -54,6 +54,16 @@ class StoreSpanExporter(SpanExporter):
         return self._writer is None or self._writer.when_committed(run_id, call)
 
     @property
+    def is_open(self) -> bool:
+        """Whether the store has been opened; a first run waits for that a little longer than for a commit."""
+        return self._writer is not None and self._writer.is_open
+
+    def stop_waiting(self) -> None:
+        """Have nobody wait for the store until a commit succeeds."""
+        if self._writer is not None:
+            self._writer.stop_waiting()
+
+    @property
     def is_away(self) -> bool:
         """Whether the store missed the last try to write into it."""
         return self._writer is not None and self._writer.is_away

@@ -49,6 +49,8 @@ from configurable_agents.storage.base import RunId
 if TYPE_CHECKING:
     from configurable_agents.runtime.models import ModelChoice
 
+OPEN_SECONDS = 1.0
+"""How much longer the first run with a store waits: SQLAlchemy is loaded, the schema is made. No event loop is held up."""
 START_SECONDS = 0.25
 """How long a run's start waits until its row is committed, so that whoever looks sees it running."""
 END_SECONDS = 0.2
@@ -191,7 +193,12 @@ def _functions(workflow: Workflow, offered: Mapping[str, Callable[..., Any]]) ->
 
 
 async def _run(ready: _Ready, *, exclusive: bool) -> RunResult:
-    store = open_store(ready.store, ready.config.storage, os.environ)
+    storage = ready.config.storage
+    if storage is not None and storage.required:
+        # It is opened here and now, which may take seconds; the caller's loop goes on meanwhile.
+        store = await asyncio.to_thread(open_store, ready.store, storage, os.environ)
+    else:
+        store = open_store(ready.store, storage, os.environ)
     return await _Run(ready, store).run(exclusive=exclusive and ready.timeout_seconds is None)
 
 
@@ -246,7 +253,8 @@ class _Run:
     async def _drive(self, executor: NodeExecutor, *, exclusive: bool) -> Final:
         seconds = self._ready.timeout_seconds
         try:
-            await self._committed(START_SECONDS)
+            is_open = self._store is None or self._store.exporter.is_open
+            await self._committed(START_SECONDS if is_open else START_SECONDS + OPEN_SECONDS)
             body = self._body(executor, exclusive=exclusive)
             if seconds is None:
                 return await body
@@ -311,11 +319,11 @@ class _Run:
         loop, committed = asyncio.get_running_loop(), asyncio.Event()
         if self._store.exporter.when_committed(self._run_id, lambda: _tell(loop, committed)):
             return
-        timer = loop.call_later(seconds, committed.set)
         try:
-            await committed.wait()
-        finally:
-            timer.cancel()
+            async with asyncio.timeout(seconds):
+                await committed.wait()
+        except TimeoutError:
+            self._store.exporter.stop_waiting()
 
     def _raise(self, failure: RunError) -> NoReturn:
         error, visit = failure.error, failure.visit

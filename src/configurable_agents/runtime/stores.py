@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from configurable_agents.storage.factory import locate, open_writer, store_targe
 from configurable_agents.storage.targets import shown
 
 logger = logging.getLogger(__name__)
+
+_EXPORTER = "_configurable_agents_exporter"
 
 StoreChoice = str | Path | StorageBackend | bool | None
 """A path, a database URL, an open store, False for none; None (or True) for what environment and file say."""
@@ -41,18 +42,17 @@ class Stores:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._by_place: dict[str, OpenStore] = {}
-        self._by_backend: weakref.WeakKeyDictionary[StorageBackend, StoreSpanExporter] = weakref.WeakKeyDictionary()
 
     def of(self, backend: StorageBackend) -> OpenStore:
         """Give the exporter of a store that the caller has opened, always the same one."""
         with self._lock:
-            exporter = self._by_backend.get(backend)
-            if exporter is None:
-                exporter = self._by_backend[backend] = StoreSpanExporter(backend)
+            # Kept by the backend itself: a mapping of ours, also a weak one, would keep both alive for ever.
+            exporter: StoreSpanExporter = vars(backend).setdefault(_EXPORTER, None) or StoreSpanExporter(backend)
+            vars(backend)[_EXPORTER] = exporter
         return OpenStore(exporter, backend.location)
 
     def at(self, place: Path | str, *, required: bool) -> OpenStore:
-        """Open the store at a path or URL, if it is not open; one that is out of reach is tried again by its writer.
+        """Give the way into the store at a path or URL; one that is out of reach is tried again by its writer.
 
         Raises:
             StorageError: It cannot be opened, and is required.
@@ -60,7 +60,7 @@ class Stores:
         key = str(place.absolute()) if isinstance(place, Path) else place
         with self._lock:
             known = self._by_place.get(key)
-            if known is not None and not (required and known.exporter.is_away):
+            if known is not None and not (required and (known.exporter.is_away or not known.exporter.is_open)):
                 return known
             opened = OpenStore(StoreSpanExporter(writer=open_writer(place, required=required)), shown(place))
             self._by_place[key] = opened

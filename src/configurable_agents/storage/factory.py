@@ -79,6 +79,9 @@ def open_for_reading(target: Target | None = None, *, environ: Mapping[str, str]
 def open_writer(place: Path | str, *, environ: Mapping[str, str] = os.environ, required: bool = False) -> Writer:
     """Open the way into a store, with a journal: a store that is out of reach is tried again, and nothing is lost.
 
+    The store itself is opened by the first record, on the writer's own thread: a server that does not answer takes
+    seconds, and whoever writes may be an event loop.
+
     Args:
         place: As `locate` gives it.
         required: Raise if the store cannot be opened now.
@@ -87,16 +90,8 @@ def open_writer(place: Path | str, *, environ: Mapping[str, str] = os.environ, r
         StorageError: It is required and cannot be opened.
     """
     again = partial(create_storage_backend, place, environ=environ)
-    try:
-        backend, missed = again(), None
-    except StorageError as error:
-        if required:
-            raise
-        backend, missed = None, error
-    writer = Writer(again, journals=journal_directories(place, environ), backend=backend)
-    if missed is not None:
-        writer.miss(missed)
-    return writer
+    backend = again() if required else None
+    return Writer(again, journals=journal_directories(place, environ), backend=backend)
 
 
 def _open_sqlite(

@@ -109,6 +109,7 @@ class Writer:
         self._segment: tuple[Journal | None, int] = (None, 0)
         self._hurry = False
         self._away = False
+        self._late = False
         self._gave_up = False
         self._thread: threading.Thread | None = None
 
@@ -116,6 +117,15 @@ class Writer:
     def is_away(self) -> bool:
         """Whether the store missed the last try: nothing waits for it until one succeeds."""
         return self._away
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store has been opened; before that the first try to write does it."""
+        return self._backend is not None
+
+    def stop_waiting(self) -> None:
+        """Have nobody wait for the store until a commit succeeds: it did not do so while somebody waited."""
+        self._late = True
 
     def write(self, records: Sequence[Record]) -> None:
         """Make records durable, and have them committed soon."""
@@ -127,12 +137,8 @@ class Writer:
             self._keep_a_thread()
         if self._journal is None and not self._away:
             # Only a commit makes these durable; a store that misses this once counts as away.
-            self._say_that_there_is_no_journal()
-            self.flush(COMMIT_WAIT_SECONDS)
-
-    def miss(self, error: StorageError) -> None:
-        """Count the store as away: it could not be opened."""
-        self._went_away(error)
+            if self.flush(COMMIT_WAIT_SECONDS):
+                self._say_that_there_is_no_journal()
 
     def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
         """Have everything of a run committed at once, and be called when it is, or when the store turns out to be away.
@@ -141,7 +147,7 @@ class Writer:
             True if there is nothing to wait for; `call` is then not called.
         """
         with self._changed:
-            if self._away or self._thread is None or not self._waiting_of_run.get(run_id):
+            if self._away or self._late or self._thread is None or not self._waiting_of_run.get(run_id):
                 return True
             self._watchers.setdefault(run_id, []).append(call)
             self._hurry = True
@@ -173,7 +179,7 @@ class Writer:
         """Commit what waits, for a bounded time; what then still waits stays in the journal for whoever opens it next."""
         if self._closed or self._pid != os.getpid():
             return
-        deadline = time.monotonic() + (EXIT_AWAY_SECONDS if self._away else EXIT_SECONDS)
+        deadline = time.monotonic() + (EXIT_AWAY_SECONDS if self._away or self._backend is None else EXIT_SECONDS)
         with self._changed:
             self._closed = True
             thread = self._thread
@@ -310,8 +316,18 @@ class Writer:
                 self._changed.wait(BATCH_SECONDS)
             if not self._queue or self._gave_up:
                 self._thread = None
+                self._rest()
                 return None
             return [self._queue[index] for index in range(min(BATCH_RECORDS, len(self._queue)))]
+
+    def _rest(self) -> None:
+        """Hold no file while there is nothing to keep: a store that is used no more leaves nothing behind."""
+        if not (self._queue or self._open_spans or self._closed):
+            for journal in self._all_journals():
+                journal.close(remove=True)
+            self._journal = None
+            self._full_journals.clear()
+            self._journals_left = list(self._journals)
 
     def _commit(self, batch: Sequence[_Entry]) -> list[str | None]:
         """Write a group, and give the runs of those records that can never be written."""
@@ -360,7 +376,7 @@ class Writer:
             self._lost(lost)
             if self._away:
                 logger.info("the trace store is back")
-            self._away = False
+            self._away = self._late = False
             self._hurry = bool(self._watchers)  # those that began to wait meanwhile, for what this group did not hold
             with contextlib.suppress(OSError):  # a part that stays is taken up later, and changes nothing
                 self._forget(batch)
@@ -450,4 +466,5 @@ def _close_at_exit(writer: Writer) -> None:
             alive.close()
 
     atexit.register(close)
-    weakref.finalize(writer, atexit.unregister, close)
+    # Not at the exit itself: finalizers may have their turn there before `close`, and would take it away.
+    weakref.finalize(writer, atexit.unregister, close).atexit = False
