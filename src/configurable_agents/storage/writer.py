@@ -16,6 +16,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
@@ -111,6 +112,7 @@ class Writer:
         self._away = False
         self._late = False
         self._gave_up = False
+        self._is_replaced = False
         self._thread: threading.Thread | None = None
 
     @property
@@ -135,10 +137,9 @@ class Writer:
             if len(self._queue) <= len(records) or len(self._queue) >= BATCH_RECORDS:
                 self._changed.notify_all()
             self._keep_a_thread()
-        if self._journal is None and not self._away:
-            # Only a commit makes these durable; a store that misses this once counts as away.
-            if self.flush(COMMIT_WAIT_SECONDS):
-                self._say_that_there_is_no_journal()
+        # Without a journal only a commit makes these durable; a store that is away is not waited for.
+        if self._journal is None and not self._away and self.flush(COMMIT_WAIT_SECONDS):
+            self._say_that_there_is_no_journal()
 
     def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
         """Have everything of a run committed at once, and be called when it is, or when the store turns out to be away.
@@ -334,6 +335,8 @@ class Writer:
         backend = self._backend
         if backend is None or (self._open_backend is not None and not backend.is_current()):
             backend = self._backend = self._reopened(backend)
+        if self._is_replaced:
+            self._write_again(backend)
         records, lost = self._read(_without_starts_that_ended(batch))
         refused = write_or_isolate(backend, records)
         if refused and self._journals:
@@ -365,8 +368,24 @@ class Writer:
         if old is not None:
             logger.warning("the store %s was deleted or replaced; it is opened anew", old.location)
             self._backend = None
+            self._is_replaced = True
             old.close()
         return self._open_backend()
+
+    def _write_again(self, backend: StorageBackend) -> None:
+        """Write what the store that went had of runs that still go on, as far as the journal has it."""
+        with self._changed:
+            run_ids, trace_ids = set(self._waiting_of_run), {span.trace_id for span in self._open_spans.values()}
+            payloads = chain.from_iterable(journal.records() for journal in self._all_journals())
+        decoded = map(decode_record, payloads)
+        records = (
+            record
+            for record in decoded
+            if not isinstance(record, OpenSpan) and (record.run_id in run_ids or record.trace_id in trace_ids)
+        )
+        while batch := list(islice(records, BATCH_RECORDS)):
+            write_or_isolate(backend, batch)  # what is refused was so before, and is counted
+        self._is_replaced = False
 
     def _committed(self, batch: Sequence[_Entry], lost: Sequence[str | None]) -> None:
         with self._changed:
