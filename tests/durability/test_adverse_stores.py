@@ -103,7 +103,6 @@ def in_time(seconds_free: float) -> Callable[[Done], None]:
     """Give a function that says whether a program took as long as with a free store."""
 
     def check(done: Done) -> None:
-        sys.stderr.write(f"{done.seconds - seconds_free:+.2f} s ")
         assert done.seconds < seconds_free + SECONDS_MORE
 
     return check
@@ -141,7 +140,9 @@ MIDDLE = {
     "replaced by an empty one": "Path(store + '.new').touch(); os.replace(store + '.new', store)",
     "replaced by a fresh one": (
         "from configurable_agents import create_storage_backend\n"
-        "create_storage_backend(store + '.new').close(); os.replace(store + '.new', store)"
+        "create_storage_backend(store + '.new').close()\n"
+        # SQLite would put a log that stays behind on top of the new file.
+        "os.unlink(store + '-wal'); os.unlink(store + '-shm'); os.replace(store + '.new', store)"
     ),
     "its directory gone": "shutil.rmtree(Path(store).parent)",
     "its directory moved away": "os.rename(Path(store).parent, str(Path(store).parent) + '-moved')",
@@ -163,9 +164,7 @@ def test_a_store_that_is_replaced_by_something_else(path: Path, in_time: InTime)
     in_time(run(path, "Path(store + '.new').write_text('mine'); os.replace(store + '.new', store)"))
     assert path.read_text() == "mine"
     path.unlink()
-    found, nodes = history(path)
-    assert found.status == "completed"
-    assert [node.seq for node in nodes] == list(range(1, NODES + 1))
+    assert_whole(path)
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path, in_time: InTime) -> None:

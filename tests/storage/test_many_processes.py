@@ -151,13 +151,21 @@ def test_children_of_multiprocessing_lose_nothing(
     check(open_store(), out.split())
 
 
-@pytest.mark.soak
-def test_a_thousand_runs_of_ten_nodes_from_four_processes_lose_nothing(
-    target: str, open_store: Callable[..., StorageBackend]
-) -> None:
-    run_ids = run_in_processes(target, processes=4, runs=250)
+def test_a_thousand_runs_of_ten_nodes_from_four_processes_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "workflows.db"
+    run_ids = run_in_processes(str(path), processes=4, runs=250)
     assert len(run_ids) == 1000
-    check(open_store(), run_ids)
+    with closing(create_storage_backend(path)) as store:
+        check(store, run_ids)
+
+
+@pytest.mark.soak
+@pytest.mark.postgres
+def test_a_server_takes_a_thousand_runs_from_four_processes_too(postgres_url: str) -> None:
+    run_ids = run_in_processes(postgres_url, processes=4, runs=250)
+    assert len(run_ids) == 1000
+    with closing(create_storage_backend(postgres_url)) as store:
+        check(store, run_ids)
 
 
 COME_AND_GO = """

@@ -179,6 +179,8 @@ def _libpq_defaults(url: sa.URL) -> dict[str, Any]:
         "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
         "tcp_user_timeout": _STATEMENT_TIMEOUT_SECONDS * 1000,
         "application_name": "configurable-agents",
+        # A database without an encoding (SQL_ASCII) would give bytes for every text.
+        "client_encoding": "utf8",
     }
     return {key: value for key, value in defaults.items() if key not in url.query}
 

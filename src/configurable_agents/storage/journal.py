@@ -120,6 +120,17 @@ class Journal:
             segment = self._segments[position.segment]
             return _read_at(segment.fd, position.length, position.offset + FRAME_BYTES)
 
+    def records(self) -> Iterator[bytes]:
+        """Give every record that is still there, committed ones too, the oldest first."""
+        with self._lock:
+            numbers = sorted(self._segments)
+        for number in numbers:
+            with self._lock:
+                segment = self._segments.get(number)
+                data = b"" if segment is None else _read_at(segment.fd, segment.end, 0)
+            for frame in frames(data):
+                yield frame.payload
+
     def forget(self, upto: Position) -> None:
         """Say that the database has this record and all before it: segments that nobody needs any more are removed.
 
@@ -133,6 +144,13 @@ class Journal:
                 offset = upto.offset + FRAME_BYTES + upto.length
                 with contextlib.suppress(JournalError):  # then it is written twice, which is harmless
                     _write_over(segment.fd, _committed(offset), _COMMITTED_AT)
+
+    def unforget(self) -> None:
+        """Say that the database has none of what is still here: another one stands at its place."""
+        with self._lock:
+            for segment in self._segments.values():
+                with contextlib.suppress(JournalError):
+                    _write_over(segment.fd, _committed(HEADER_BYTES), _COMMITTED_AT)
 
     def close(self, *, remove: bool) -> None:
         """Let go of all segments; remove them if all of them is in the database."""

@@ -369,6 +369,8 @@ class Writer:
             logger.warning("the store %s was deleted or replaced; it is opened anew", old.location)
             self._backend = None
             self._is_replaced = True
+            for journal in self._all_journals():
+                journal.unforget()  # should this process die before it can write again
             old.close()
         return self._open_backend()
 
