@@ -47,7 +47,7 @@ def encode_record(record: Record | OpenSpan) -> bytes:
             kept[name] = value
     try:
         return orjson.dumps(kept)
-    except TypeError:  # half a surrogate pair, which is no UTF-8, in a span that is not ours
+    except TypeError:  # half a surrogate pair, which is no UTF-8, or a number that no database holds
         return orjson.dumps({name: _clean(value) for name, value in kept.items()})
 
 
@@ -69,4 +69,10 @@ def decode_record(data: bytes) -> Record | OpenSpan:
 
 
 def _clean(value: Any) -> Any:
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return None if isinstance(value, int) and value.bit_length() > _BITS else value
+
+
+_BITS: Final = 63
+"""Of a whole number, without its sign; a bigger one becomes unknown."""
