@@ -10,7 +10,7 @@ import select
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -20,29 +20,36 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from _runs import chain, field, rows, start_program
 from _workflows import make
-from configurable_agents import create_storage_backend, run_workflow, semconv
+from configurable_agents import Workflow, create_storage_backend, run_workflow, semconv
 from configurable_agents.storage.base import Record, SpanKey, StorageBackend
 from configurable_agents.storage.recovery import segments
 
-CHAIN = make(
-    [
-        {"id": "a", "function": "act", "outputs": ["x"]},
-        {"id": "b", "function": "act", "outputs": ["x"]},
-        {"id": "ask", "prompt": "{x}", "outputs": ["y"]},
-        {"id": "c", "function": "act", "outputs": ["x"]},
-        {"id": "d", "function": "act", "outputs": ["x"]},
-    ],
-    chain("START a b ask c d END"),
-    {"x": field("int"), "y": field("str")},
-    {
-        "llm": {
-            "provider": "scripted",
-            "params": {"replies": [{"text": "yes", "usage": {"input_tokens": 10, "output_tokens": 5}}]},
-            "price": {"input_per_mtok": 1.0, "output_per_mtok": 2.0},
-        }
-    },
-    name="chain",
-)
+
+def chain_with(storage: Mapping[str, Any]) -> Workflow:
+    """A chain of nodes that the function `act` is called by, with one that asks a model, and a `storage` block."""
+    return make(
+        [
+            {"id": "a", "function": "act", "outputs": ["x"]},
+            {"id": "b", "function": "act", "outputs": ["x"]},
+            {"id": "ask", "prompt": "{x}", "outputs": ["y"]},
+            {"id": "c", "function": "act", "outputs": ["x"]},
+            {"id": "d", "function": "act", "outputs": ["x"]},
+        ],
+        chain("START a b ask c d END"),
+        {"x": field("int"), "y": field("str")},
+        {
+            "llm": {
+                "provider": "scripted",
+                "params": {"replies": [{"text": "yes", "usage": {"input_tokens": 10, "output_tokens": 5}}]},
+                "price": {"input_per_mtok": 1.0, "output_per_mtok": 2.0},
+            },
+            "storage": dict(storage),
+        },
+        name="chain",
+    )
+
+
+CHAIN = chain_with({})
 
 
 class FaultyBackend(StorageBackend):

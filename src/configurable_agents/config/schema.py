@@ -301,6 +301,7 @@ class StorageConfig(ConfigModel):
     required: bool = False
     """True: a run does not start without a store."""
     durability: Literal["process", "power"] = "process"
+    """What a finished node survives: the death of its process, or with `power` (each record is synced) that of the machine."""
     capture_content: bool = True
 
 

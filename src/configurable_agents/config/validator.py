@@ -73,6 +73,4 @@ def _unsupported_in_config(config: RuntimeConfig) -> list[tuple[Path, str]]:
         found.append((("config", "budget"), "budgets are"))
     if config.observability.otlp is not None:
         found.append((("config", "observability", "otlp"), "shipping to an OTLP endpoint is"))
-    if config.storage is not None and config.storage.durability == "power":
-        found.append((("config", "storage", "durability"), "'durability: power' is"))
     return found

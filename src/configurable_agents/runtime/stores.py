@@ -41,7 +41,7 @@ class Stores:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_place: dict[str, OpenStore] = {}
+        self._by_place: dict[tuple[str, bool], OpenStore] = {}
 
     def of(self, backend: StorageBackend) -> OpenStore:
         """Give the exporter of a store that the caller has opened, always the same one."""
@@ -51,19 +51,19 @@ class Stores:
             vars(backend)[_EXPORTER] = exporter
         return OpenStore(exporter, backend.location)
 
-    def at(self, place: Path | str, *, required: bool) -> OpenStore:
+    def at(self, place: Path | str, *, required: bool, power: bool) -> OpenStore:
         """Give the way into the store at a path or URL; one that is out of reach is tried again by its writer.
 
         Raises:
             StorageError: It cannot be opened, and is required.
         """
-        key = str(place.absolute()) if isinstance(place, Path) else place
+        key = (str(place.absolute()) if isinstance(place, Path) else place, power)
         with self._lock:
             known = self._by_place.get(key)
             if known is not None and not (required and (known.exporter.is_away or not known.exporter.is_open)):
                 return known
-            opened = OpenStore(StoreSpanExporter(writer=open_writer(place, required=required)), shown(place))
-            self._by_place[key] = opened
+            writer = open_writer(place, required=required, power=power)
+            opened = self._by_place[key] = OpenStore(StoreSpanExporter(writer=writer), shown(place))
             return opened
 
 
@@ -92,7 +92,7 @@ def open_store(choice: StoreChoice, config: StorageConfig | None, environ: Mappi
             raise
         logger.warning("this run is not kept: %s", error)
         return None
-    return _STORES.at(place, required=required)
+    return _STORES.at(place, required=required, power=config is not None and config.durability == "power")
 
 
 def wants_store(choice: StoreChoice, config: StorageConfig | None) -> bool:

@@ -22,9 +22,11 @@ _STATEMENT_TIMEOUT_SECONDS: Final = 10
 """A server that does not answer costs a bounded time, also where TCP alone would wait for minutes."""
 
 
-def sqlite_engine(path: Path, *, busy_timeout_seconds: float, read_only: bool = False) -> sa.Engine:
-    """Make an engine for a file that exists; no connection is made yet."""
-    connect = _read_only_connector(path) if read_only else _connector(f"{path.as_uri()}?mode=rw")
+def sqlite_engine(
+    path: Path, *, busy_timeout_seconds: float, read_only: bool = False, power: bool = False
+) -> sa.Engine:
+    """Make an engine for a file that exists; no connection is made yet. With `power` each commit is synced."""
+    connect = _read_only_connector(path) if read_only else _connector(f"{path.as_uri()}?mode=rw", power=power)
     engine = sa.create_engine(
         "sqlite://",
         creator=lambda: connect(busy_timeout_seconds),
@@ -140,16 +142,16 @@ def _execute(connection: sa.Connection, statement: str) -> None:
         raise exc.OperationalError(statement, None, error) from error
 
 
-def _connector(uri: str) -> Callable[[float], sqlite3.Connection]:
+def _connector(uri: str, *, power: bool = False) -> Callable[[float], sqlite3.Connection]:
     def connect(busy_timeout_seconds: float) -> sqlite3.Connection:
         # The pool hands a connection to one thread at a time; transactions are begun by `_begin`.
         connection = sqlite3.connect(
             uri, uri=True, timeout=busy_timeout_seconds, isolation_level=None, check_same_thread=False
         )
         try:
-            # With a write-ahead log this loses nothing when the process dies, and at most the last commits with the power.
+            # With a write-ahead log NORMAL loses nothing when the process dies, and at most the last commits with the power.
             # The first statement, so that a file that cannot be read shows here.
-            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if power else 'NORMAL'}")
         except BaseException:
             connection.close()
             raise

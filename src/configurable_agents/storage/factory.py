@@ -35,6 +35,7 @@ def create_storage_backend(
     environ: Mapping[str, str] = os.environ,
     busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
     read_only: bool = False,
+    power: bool = False,
 ) -> StorageBackend:
     """Open a store and make or upgrade its schema if need be; gives the pair of repositories.
 
@@ -44,6 +45,7 @@ def create_storage_backend(
         environ: Where `CONFIGURABLE_AGENTS_STORE` is looked up.
         busy_timeout_seconds: How long a write waits for another writer.
         read_only: Create and change nothing: a store that is not there is an error.
+        power: Sync each commit, so that it survives the loss of power too (a server does so by its own settings).
 
     Raises:
         StorageError: It cannot be opened; the message says what to do and holds no password.
@@ -51,7 +53,9 @@ def create_storage_backend(
     place = locate(store_target(None, environ, None) if target is None else target)
     journals = () if read_only else journal_directories(place, environ)
     if isinstance(place, Path):
-        return _open_sqlite(place, journals, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
+        return _open_sqlite(
+            place, journals, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only, power=power
+        )
     return _open_postgresql(place, journals, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
 
 
@@ -76,7 +80,9 @@ def open_for_reading(target: Target | None = None, *, environ: Mapping[str, str]
     return create_storage_backend(place, environ=environ, read_only=True)
 
 
-def open_writer(place: Path | str, *, environ: Mapping[str, str] = os.environ, required: bool = False) -> Writer:
+def open_writer(
+    place: Path | str, *, environ: Mapping[str, str] = os.environ, required: bool = False, power: bool = False
+) -> Writer:
     """Open the way into a store, with a journal: a store that is out of reach is tried again, and nothing is lost.
 
     The store itself is opened by the first record, on the writer's own thread: a server that does not answer takes
@@ -85,17 +91,18 @@ def open_writer(place: Path | str, *, environ: Mapping[str, str] = os.environ, r
     Args:
         place: As `locate` gives it.
         required: Raise if the store cannot be opened now.
+        power: Sync each record and each commit, so that they survive the loss of power too.
 
     Raises:
         StorageError: It is required and cannot be opened.
     """
-    again = partial(create_storage_backend, place, environ=environ)
+    again = partial(create_storage_backend, place, environ=environ, power=power)
     backend = again() if required else None
-    return Writer(again, journals=journal_directories(place, environ), backend=backend)
+    return Writer(again, journals=journal_directories(place, environ), backend=backend, power=power)
 
 
 def _open_sqlite(
-    path: Path, journals: Sequence[Path], *, busy_timeout_seconds: float, read_only: bool
+    path: Path, journals: Sequence[Path], *, busy_timeout_seconds: float, read_only: bool, power: bool
 ) -> StorageBackend:
     from configurable_agents.storage.database import Database
     from configurable_agents.storage.engines import sqlite_engine
@@ -103,7 +110,7 @@ def _open_sqlite(
     # A later change of the working directory must not move the store.
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow links, which people may redirect
     fresh = _check_file(absolute, shown=path, read_only=read_only)
-    engine = sqlite_engine(absolute, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only)
+    engine = sqlite_engine(absolute, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only, power=power)
     database = Database(engine, location=str(path), busy_timeout_seconds=busy_timeout_seconds)
     return _brought_up(database, journals, file=absolute, read_only=read_only, patient=fresh)
 
