@@ -169,7 +169,7 @@ def test_reading_goes_through_an_index(target: str, store: StorageBackend, index
     store.write([run_record(), node_record(), span_record()])
     with statements_seen() as seen:
         READS[index](store)
-    ((statement, parameters),) = seen
+    statement, parameters = seen[-1]  # before it, where there are any, leases are looked at
     plan = plan_of(target, statement, parameters)
     assert index in plan
     if index != "ix_spans_run_id":  # spans that start together are sorted by their id

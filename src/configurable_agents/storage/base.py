@@ -366,6 +366,8 @@ class StorageBackend(ABC):
     execution_states: AbstractExecutionStateRepository
     location: str
     """Where it is, as people may see it: a path, or a URL without its password."""
+    renew_seconds: float | None = None
+    """How often `hold` wants to be called while runs go on; None where the kernel's locks say it all."""
     journals: Sequence[Path] = ()
     """Where the processes that write this store keep their journals: the first that can be written is used."""
 
@@ -390,6 +392,13 @@ class StorageBackend(ABC):
 
         Raises:
             StorageError: Nothing of it was written.
+        """
+
+    def hold(self, runs: Sequence[SpanKey]) -> None:  # noqa: B027 - see `renew_seconds`
+        """Say that the process of these runs lives, for those who see it from another host.
+
+        Raises:
+            StorageError: The database did not take it.
         """
 
     def recover(self) -> None:  # noqa: B027 - a store without a journal has nothing to take up

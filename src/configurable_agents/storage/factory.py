@@ -68,7 +68,7 @@ def open_for_reading(target: Target | None = None, *, environ: Mapping[str, str]
         StorageError: There is no store, or it cannot be read.
     """
     place = locate(store_target(None, environ, None) if target is None else target)
-    if any(segments(directory) for directory in journal_directories(place, environ)):
+    if isinstance(place, str) or any(segments(directory) for directory in journal_directories(place, environ)):
         try:
             backend = create_storage_backend(place, environ=environ)
             try:
@@ -138,7 +138,9 @@ def _brought_up(
     except BaseException:
         database.close()
         raise
-    return SqlAlchemyStorageBackend(database, file=file, journals=journals)
+    # Processes that share a file share a host, too, where locks say who lives.
+    has_leases = file is None and not read_only
+    return SqlAlchemyStorageBackend(database, file=file, journals=journals, has_leases=has_leases)
 
 
 def _check_file(path: Path, *, shown: Path, read_only: bool) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-SCHEMA_REVISION: Final = "0001"
+SCHEMA_REVISION: Final = "0002"
 """The Alembic revision that this module describes; a test compares it with the migrations' head."""
 VERSION_TABLE: Final = "configurable_agents_version"
 """Alembic's table under a name of our own, so that a store can live in the database of a program that uses Alembic too."""
@@ -170,4 +170,14 @@ spans = sa.Table(
         sqlite_where=sa.text("operation = 'chat'"),
         postgresql_where=sa.text("operation = 'chat'"),
     ),
+)
+
+run_leases = sa.Table(
+    "run_leases",
+    metadata,
+    _required("span_id", _Id),
+    _required("trace_id", _Id),
+    # On the database's clock, in seconds.
+    _required("lease_until_unix", sa.Double),
+    sa.PrimaryKeyConstraint("span_id", "trace_id"),
 )

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from configurable_agents.errors import RunNotFoundError, StorageError
 from configurable_agents.semconv import Status
-from configurable_agents.storage import statements
+from configurable_agents.storage import leases, statements
 from configurable_agents.storage.base import (
     AbstractExecutionStateRepository,
     AbstractWorkflowRunRepository,
@@ -148,8 +148,12 @@ class SqlAlchemyExecutionStateRepository(AbstractExecutionStateRepository):
 class SqlAlchemyStorageBackend(StorageBackend):
     """A store in SQLite or PostgreSQL that is open."""
 
-    def __init__(self, database: Database, *, file: Path | None = None, journals: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, database: Database, *, file: Path | None = None, journals: Sequence[Path] = (), has_leases: bool = False
+    ) -> None:
         self._database = database
+        self._has_leases = has_leases
+        self.renew_seconds = leases.RENEW_SECONDS if has_leases else None
         self._file = file
         self._identity = identity_of(file) if file is not None else None
         self.location = database.location
@@ -171,8 +175,11 @@ class SqlAlchemyStorageBackend(StorageBackend):
         """Write records of any kind in one transaction, through the repositories."""
         runs, states, others = by_kind(records)
 
-        def work(_connection: sa.Connection) -> None:
+        def work(connection: sa.Connection) -> None:
             self.runs.upsert_many(runs)
+            if self._has_leases:
+                leases.take(connection, [_key(run) for run in runs if run.status == Status.RUNNING])
+                leases.give_up(connection, [_key(run) for run in runs if run.status != Status.RUNNING])
             self.execution_states.upsert_many(states)
             self.execution_states.upsert_spans(others)
 
@@ -192,6 +199,24 @@ class SqlAlchemyStorageBackend(StorageBackend):
 
         self._database.run(work, write=True)
 
+    def hold(self, runs: Sequence[SpanKey]) -> None:
+        """Renew the leases of runs that go on."""
+
+        def work(connection: sa.Connection) -> None:
+            leases.revive(connection, runs)
+            leases.take(connection, runs)
+            leases.forget_old(connection)
+
+        if runs and self._has_leases:
+            self._database.run(work, write=True)
+
+    def _end_lapsed(self) -> None:
+        """Mark the runs of processes that have renewed no lease for so long that they must have died."""
+        runs, nodes = self._database.run(leases.lapsed)
+        if runs:
+            self.mark_interrupted(runs, nodes)
+            self._database.run(lambda connection: leases.give_up(connection, runs), write=True)
+
     def _recover_quietly(self) -> None:
         try:
             self.recover()
@@ -202,6 +227,8 @@ class SqlAlchemyStorageBackend(StorageBackend):
         """Take up the journals of processes that have died (see the base class)."""
         for directory in self.journals:
             recover(directory, self)
+        if self._has_leases:
+            self._end_lapsed()
 
     def is_current(self) -> bool:
         """Say whether the open file is still the one at the store's path."""
@@ -219,6 +246,10 @@ def identity_of(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _key(record: WorkflowRunRecord) -> SpanKey:
+    return SpanKey(record.span_id, record.trace_id)
 
 
 _UNFINISHED: Final = (Status.RUNNING.value, Status.INTERRUPTED.value)

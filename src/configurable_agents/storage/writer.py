@@ -22,7 +22,7 @@ from typing import Final
 
 from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import Record, SpanRecord, StorageBackend, WorkflowRunRecord
+from configurable_agents.storage.base import Record, SpanKey, SpanRecord, StorageBackend, WorkflowRunRecord
 from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
 from configurable_agents.storage.journal import Journal, JournalError, Position
 from configurable_agents.storage.recovery import quarantine, write_or_isolate
@@ -113,6 +113,7 @@ class Writer:
         self._late = False
         self._gave_up = False
         self._is_replaced = False
+        self._hold_at = 0.0
         self._thread: threading.Thread | None = None
 
     @property
@@ -295,6 +296,7 @@ class Writer:
     def _turn(self, failures: int) -> int | None:
         """Commit one group; give the failures in a row, or None when the thread is not needed any more."""
         batch = self._next_batch(failures)
+        self._hold_runs()
         if batch is None:
             return None
         if not batch:
@@ -312,14 +314,36 @@ class Writer:
             if failures:
                 self._changed.wait(RETRY_SECONDS[2 if self._closed else min(failures, len(RETRY_SECONDS)) - 1])
             elif not self._queue and not self._closed:
-                self._changed.wait(IDLE_SECONDS)
+                self._changed.wait(min(IDLE_SECONDS, self._renew_seconds or IDLE_SECONDS))
             if self._queue and len(self._queue) < BATCH_RECORDS and not (self._hurry or failures or self._closed):
                 self._changed.wait(BATCH_SECONDS)
+            if not (self._queue or self._closed) and self._renew_seconds is not None and self._open_runs():
+                return []
             if not self._queue or self._gave_up:
                 self._thread = None
                 self._rest()
                 return None
             return [self._queue[index] for index in range(min(BATCH_RECORDS, len(self._queue)))]
+
+    @property
+    def _renew_seconds(self) -> float | None:
+        return None if self._backend is None else self._backend.renew_seconds
+
+    def _open_runs(self) -> list[SpanKey]:
+        return [SpanKey(span.span_id, span.trace_id) for span in self._open_spans.values() if span.kind == "run"]
+
+    def _hold_runs(self) -> None:
+        """Have those on other hosts know that this process lives, as long as it has runs that go on."""
+        backend, now = self._backend, time.monotonic()
+        if backend is None or backend.renew_seconds is None or now < self._hold_at:
+            return
+        self._hold_at = now + backend.renew_seconds
+        with self._changed:
+            runs = self._open_runs()
+        try:
+            backend.hold(runs)
+        except Exception:  # it is tried again, and what is committed says it too
+            logger.debug("the leases of %d runs could not be renewed", len(runs), exc_info=True)
 
     def _rest(self) -> None:
         """Hold no file while there is nothing to keep: a store that is used no more leaves nothing behind."""
