@@ -37,7 +37,7 @@ from configurable_agents.storage.journal import MARKER, Journal
 from configurable_agents.storage.writer import Writer
 
 ROUNDS = 60
-CHAIN = 10
+CHAIN, LONG_CHAIN = 10, 50
 RECORD_BYTES = 2_000
 SPAN, APPEND, COMMIT = "a bare span of the SDK", "a bare os.pwrite", "a bare sqlite3 commit"
 """What the others are held against."""
@@ -238,7 +238,7 @@ def _runs(folder: Path) -> list[Step]:
     return [
         Step(_run_name(nodes, name), _run(nodes, store), times=3)
         for name, store in (("off", False), ("on", folder / "runs.db"))
-        for nodes in (CHAIN, 2 * CHAIN)
+        for nodes in (CHAIN, LONG_CHAIN)
     ]
 
 
@@ -256,8 +256,8 @@ def _with_differences(rounds: Mapping[str, Sequence[float]]) -> dict[str, Sequen
     """Put what one more node costs beside the runs: the longer chain less the shorter one."""
     found = dict(rounds)
     for store in ("off", "on"):
-        short, long = rounds[_run_name(CHAIN, store)], rounds[_run_name(2 * CHAIN, store)]
-        more = [(longer - shorter) / CHAIN for shorter, longer in zip(short, long, strict=True)]
+        short, long = rounds[_run_name(CHAIN, store)], rounds[_run_name(LONG_CHAIN, store)]
+        more = [(longer - shorter) / (LONG_CHAIN - CHAIN) for shorter, longer in zip(short, long, strict=True)]
         found[f"one more node in a run, store {store}"] = more
     return found
 
