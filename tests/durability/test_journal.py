@@ -320,6 +320,7 @@ def test_a_journal_that_may_not_be_read_does_not_hide_the_others() -> None:
         store.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "fdatasync"), reason="macOS has another call")
 def test_with_durability_power_each_record_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     real = os.fdatasync

@@ -12,6 +12,7 @@ from _faults import chain_with
 from configurable_agents import run_workflow
 
 
+@pytest.mark.skipif(not hasattr(os, "fdatasync"), reason="macOS has another call")
 def test_durability_power_syncs_before_the_next_node_starts_and_the_usual_one_never_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
