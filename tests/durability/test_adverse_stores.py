@@ -159,6 +159,15 @@ def test_a_store_whose_file_goes_in_the_middle_of_a_run(tmp_path: Path, trouble:
     assert rows(folder / "workflows.db", "PRAGMA integrity_check") == [("ok",)]
 
 
+def test_a_journal_that_is_deleted_in_the_middle_of_a_run_is_begun_anew(path: Path) -> None:
+    """What is appended to a file without a name would be gone with the process."""
+    program = PROGRAM.replace('| {"n10": middle}', '| {"n10": middle, "n15": lambda: os._exit(9)}')
+    assert run_program(program, path, "shutil.rmtree(store + '.journal')")[0] == 9
+    found, nodes = history(path)
+    assert found.status == "interrupted"
+    assert [node.seq for node in nodes if node.status == "completed"] == list(range(1, 15))
+
+
 def test_a_store_that_is_replaced_by_something_else(path: Path, in_time: InTime) -> None:
     """By a file that is not ours to write: the history waits in the journal until the store can be made again."""
     in_time(run(path, "Path(store + '.new').write_text('mine'); os.replace(store + '.new', store)"))

@@ -175,6 +175,8 @@ class Journal:
 
     def _current(self, frame_bytes: int) -> _Segment:
         segment = self._segments.get(self._number)
+        if segment is not None and not os.fstat(segment.fd).st_nlink:
+            segment = None  # somebody has deleted it: a file without a name goes with the process
         if segment is None or segment.end + frame_bytes > max(self._segment_bytes, frame_bytes + HEADER_BYTES):
             segment = self._open()
         return segment
