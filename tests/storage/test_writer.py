@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import shutil
 import signal
@@ -41,10 +42,13 @@ class Gate(StorageBackend):
         self.open = threading.Event()
         self.open.set()
         self.reached = threading.Event()
+        self.fails = False
 
     def write(self, records: Sequence[Record]) -> None:
         self.reached.set()
         assert self.open.wait(SECONDS)
+        if self.fails:
+            raise StorageError("away, for the test")
         self._inner.write(records)
 
     def mark_interrupted(self, runs: Sequence[Any], nodes: Sequence[Any]) -> None:
@@ -205,6 +209,35 @@ def test_a_child_that_was_forked_in_the_middle_of_a_write_is_not_stuck(gate: Gat
         gate.open.set()
         assert writer.flush(SECONDS)
         assert seqs(gate) == [1], "the parent's own is not the child's to write, and not lost"
+
+
+def test_a_log_handler_that_leaves_spans_itself_is_not_stuck(gate: Gate, tmp_path: Path) -> None:
+    """Hosts ship their logs with what makes spans; a warning of ours must not wait for what waits for us."""
+    wrote: list[bool] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            other = threading.Thread(target=lambda: writer.write([node_record(2)]))
+            other.start()
+            other.join(SECONDS / 2)
+            wrote.append(not other.is_alive())
+
+    log, handler = logging.getLogger("configurable_agents.storage.writer"), Handler(logging.INFO)
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
+    try:
+        with writing(gate, tmp_path / "journal") as writer:
+            gate.fails = True
+            writer.write([node_record(1)])
+            eventually(lambda: writer.is_away and bool(wrote))
+            gate.fails = False
+            eventually(lambda: len(wrote) == 2)
+        assert wrote == [True, True], "it went away, and it came back"
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+    assert seqs(gate) == [1, 2]
 
 
 AT_EXIT = """

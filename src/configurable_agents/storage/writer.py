@@ -197,8 +197,9 @@ class Writer:
             whole = not self._queue and not self._open_spans
             for journal in self._all_journals():
                 journal.close(remove=whole)
-            if self._queue:
-                self._say_what_is_left(len(self._queue))
+            left = len(self._queue)
+        if left:
+            self._say_what_is_left(left)
 
     def _drain(self, deadline: float) -> None:
         while self._queue:
@@ -419,13 +420,14 @@ class Writer:
                 self._queue.popleft()
                 self._done_with(entry)
             self._lost(lost)
-            if self._away:
-                logger.info("the trace store is back")
+            was_away = self._away
             self._away = self._late = False
             self._hurry = bool(self._watchers)  # those that began to wait meanwhile, for what this group did not hold
             with contextlib.suppress(OSError):  # a part that stays is taken up later, and changes nothing
                 self._forget(batch)
             self._changed.notify_all()
+        if was_away:
+            logger.info("the trace store is back")
 
     def _forget(self, batch: Sequence[_Entry]) -> None:
         """Remove the parts of journals that a commit has made superfluous: records are committed in their order."""
@@ -439,10 +441,12 @@ class Writer:
 
     def _went_away(self, error: BaseException) -> None:
         with self._changed:
-            if not self._away:
-                where = "the journal" if self._journal is not None else "memory"
-                logger.warning("the trace store is away; runs go on and their records wait in %s: %s", where, error)
-            self._away = True
+            was_away, self._away = self._away, True
+            where = "the journal" if self._journal is not None else "memory"
+        if not was_away:
+            # Not with the lock held: a handler of the host's may itself wait for somebody who writes a span.
+            logger.warning("the trace store is away; runs go on and their records wait in %s: %s", where, error)
+        with self._changed:
             for run_id in list(self._watchers):
                 _tell(self._watchers.pop(run_id))
             self._changed.notify_all()
