@@ -8,10 +8,8 @@ import os
 import random
 import select
 import signal
-import sqlite3
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -23,6 +21,7 @@ from _workflows import make
 from configurable_agents import Workflow, create_storage_backend, run_workflow, semconv
 from configurable_agents.storage.base import Record, SpanKey, StorageBackend
 from configurable_agents.storage.recovery import segments
+from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
 
 
 def chain_with(storage: Mapping[str, Any]) -> Workflow:
@@ -131,38 +130,36 @@ def run_chains(store: str, oracle_path: str, *, count: int = 10**9, act: Callabl
         oracle.finished(result.run_id, "run")
 
 
-def lost_or_wrong(store: Path, oracles: Collection[Path], *, by_the_dead: bool = True) -> list[str]:
+def lost_or_wrong(store: Path | str, oracles: Collection[Path], *, by_the_dead: bool = True) -> list[str]:
     """List once, as a user would, and say what is not as it must be; an empty list is what we want.
 
     Args:
-        store: A SQLite file.
+        store: A SQLite file, or the URL of a server.
         oracles: What the programs knew to be finished.
         by_the_dead: All programs have died, so that no journal may be left.
     """
     backend = create_storage_backend(store, busy_timeout_seconds=5)
+    assert isinstance(backend, SqlAlchemyStorageBackend)
+
+    def ask(query: str) -> list[Any]:
+        return backend.database.run(lambda connection: [tuple(row) for row in connection.exec_driver_sql(query)])
+
     try:
         listed = len(backend.runs.list_runs(limit=1_000_000))
-        left = [str(path) for journal in backend.journals for path in segments(journal)]
-    finally:
-        backend.close()
-    with closing(sqlite3.connect(store)) as connection:
-
-        def ask(query: str) -> list[Any]:
-            return connection.execute(query).fetchall()
-
-        (integrity,) = ask("PRAGMA integrity_check")
-        nodes = dict(ask("SELECT run_id || ' ' || seq, status FROM execution_states"))
-        runs = dict(ask("SELECT run_id || ' run', status FROM workflow_runs"))
-        problems = [f"integrity: {integrity[0]}"] if integrity != ("ok",) else []
+        problems = [f"journal left: {path}" for each in backend.journals for path in segments(each) if by_the_dead]
+        if isinstance(store, Path):
+            problems += [f"integrity: {row[0]}" for row in ask("PRAGMA integrity_check") if row != ("ok",)]
         problems += [f"twice: {row}" for row in ask(_TWICE)]
         problems += [f"still running: {row}" for row in ask(_RUNNING)]
         problems += [f"totals: {row}" for row in ask(_TOTALS)]
+        nodes = dict(ask("SELECT run_id || ' ' || seq, status FROM execution_states"))
+        runs = dict(ask("SELECT run_id || ' run', status FROM workflow_runs"))
+    finally:
+        backend.close()
+    known = {**nodes, **runs}
     for oracle in oracles:
-        if oracle.exists():
-            known = {**nodes, **runs}
-            said = oracle.read_text().splitlines()
-            problems += [f"lost: {line} is {known.get(line)}" for line in said if known.get(line) != "completed"]
-    problems += [f"journal left: {path}" for path in left if by_the_dead]
+        said = oracle.read_text().splitlines() if oracle.exists() else []
+        problems += [f"lost: {line} is {known.get(line)}" for line in said if known.get(line) != "completed"]
     if listed != len(runs):
         problems.append(f"listed {listed} of {len(runs)} runs")
     return problems
@@ -184,7 +181,8 @@ _RUNNING = (
 )
 _TOTALS = """
 SELECT r.run_id, r.status, r.node_executions, count(*), r.input_tokens, sum(e.input_tokens), r.cost_usd, sum(e.cost_usd)
-FROM workflow_runs r JOIN execution_states e ON e.run_id = r.run_id GROUP BY r.run_id
+FROM workflow_runs r JOIN execution_states e ON e.run_id = r.run_id
+GROUP BY r.run_id, r.status, r.node_executions, r.input_tokens, r.output_tokens, r.cost_usd
 HAVING r.node_executions <> count(*) OR r.input_tokens <> sum(e.input_tokens)
     OR r.output_tokens <> sum(e.output_tokens) OR abs(r.cost_usd - sum(e.cost_usd)) > 1e-12
 """

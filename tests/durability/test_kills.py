@@ -36,7 +36,14 @@ def locked(store: Path) -> Iterator[None]:
 
 
 def kill_often(
-    nursery: Nursery, folder: Path, *, turns: int, processes: int, is_locked: bool = False, program: str = "chains"
+    nursery: Nursery,
+    folder: Path,
+    *,
+    turns: int,
+    processes: int,
+    is_locked: bool = False,
+    program: str = "chains",
+    server: str | None = None,
 ) -> int:
     """Run programs on one file, kill them at random moments; gives how many finished executions they had told of.
 
@@ -45,10 +52,11 @@ def kill_often(
     chance = random.Random()
     acknowledged = 0
     for turn in range(turns):
-        store = folder / str(turn) / "runs.db"
-        store.parent.mkdir()
-        oracles = [store.with_name(f"oracle-{number}") for number in range(processes)]
-        with locked(store) if is_locked else contextlib.nullcontext():
+        (folder / str(turn)).mkdir()
+        file = folder / str(turn) / "runs.db"
+        store = server or file
+        oracles = [file.with_name(f"oracle-{number}") for number in range(processes)]
+        with locked(file) if is_locked else contextlib.nullcontext():
             for oracle in oracles:
                 nursery.start(program, store, oracle)
             if turn % 2:
@@ -73,6 +81,13 @@ def test_a_process_killed_at_any_moment_loses_nothing_it_had_finished(
     nursery: Nursery, tmp_path: Path, processes: int, is_locked: bool
 ) -> None:
     kill_often(nursery, tmp_path, turns=5, processes=processes, is_locked=is_locked)
+
+
+@pytest.mark.postgres
+def test_a_process_killed_at_any_moment_loses_nothing_on_a_server_either(
+    nursery: Nursery, tmp_path: Path, postgres_url: str
+) -> None:
+    kill_often(nursery, tmp_path, turns=4, processes=2, server=postgres_url)
 
 
 @pytest.mark.soak
