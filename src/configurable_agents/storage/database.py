@@ -66,7 +66,8 @@ class Database:
         self.engine.dispose()
 
     def _once(self, work: Callable[[sa.Connection], T], *, write: bool) -> T:
-        with GATE.inside(), (self._writing if write else self.engine).begin() as connection:
+        gate = contextlib.nullcontext() if self._writer is None else GATE.inside()  # a server may be slow to answer
+        with gate, (self._writing if write else self.engine).begin() as connection:
             self._current.connection = connection
             try:
                 return work(connection)
@@ -129,7 +130,7 @@ class _Gate:
 
 
 _FORK_SECONDS: Final = 2.0
-"""A fork waits no longer: the forking thread may be inside itself, or a server may not answer."""
+"""A fork waits no longer: the forking thread may be inside itself."""
 GATE: Final = _Gate()
 
 # A fork concerns the whole process, and hooks cannot be taken back: one for all open databases, which it does not keep alive.
