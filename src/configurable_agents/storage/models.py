@@ -12,6 +12,8 @@ import sqlalchemy as sa
 
 SCHEMA_REVISION: Final = "0002"
 """The Alembic revision that this module describes; a test compares it with the migrations' head."""
+OLDER_REVISIONS: Final = frozenset({"", "0001"})
+"""Those that are upgraded; any other was written by a newer version. (Empty: all migrations were taken back.)"""
 VERSION_TABLE: Final = "configurable_agents_version"
 """Alembic's table under a name of our own, so that a store can live in the database of a program that uses Alembic too."""
 

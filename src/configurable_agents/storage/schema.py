@@ -18,7 +18,7 @@ from sqlalchemy import exc
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.database import Database, is_locked
 from configurable_agents.storage.engines import use_write_ahead_log
-from configurable_agents.storage.models import SCHEMA_REVISION, metadata, version
+from configurable_agents.storage.models import OLDER_REVISIONS, SCHEMA_REVISION, metadata, version
 from configurable_agents.storage.views import create_views
 
 T = TypeVar("T")
@@ -56,6 +56,11 @@ def bring_up_to_date(database: Database, *, read_only: bool = False, patient: bo
             else f"the store at {database.location} has another schema ({revision or 'none'}) than this version reads"
             f" ({SCHEMA_REVISION}): run a workflow with it once to upgrade it, or use the version that wrote it"
         )
+    if revision is not None and revision not in OLDER_REVISIONS:
+        raise StorageError(
+            f"the store at {database.location} was written by a newer version of configurable-agents (schema {revision});"
+            " upgrade the package, or choose another store with --store"
+        )
     if database.engine.dialect.name == "sqlite":
         _patiently(lambda: _prepare_sqlite(database))
     else:
@@ -78,7 +83,7 @@ def upgrade(connection: sa.Connection, *, location: str) -> None:
     """Migrate to the present revision, inside the connection's transaction.
 
     Raises:
-        StorageError: The revision is not one of ours.
+        StorageError: It cannot be done.
     """
     from alembic import command
     from alembic.config import Config
@@ -93,10 +98,7 @@ def upgrade(connection: sa.Connection, *, location: str) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        raise StorageError(
-            f"the store at {location} was written by a newer version of configurable-agents ({error});"
-            " upgrade the package, or choose another store with --store"
-        ) from error
+        raise StorageError(f"the store at {location} cannot be upgraded: {error}") from error
     finally:
         _MIGRATING.release()
 
@@ -105,7 +107,7 @@ def _prepare(connection: sa.Connection, location: str) -> None:
     revision = read_revision(connection)
     if revision is None:
         _create(connection)
-    elif revision != SCHEMA_REVISION:
+    elif revision != SCHEMA_REVISION:  # else another process has just done it
         upgrade(connection, location=location)
 
 
