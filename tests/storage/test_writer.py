@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from _records import node_record, run_record
+from _records import node_record, run_record, span_record
 from _runs import calls, chain, field, run_program, start_program
 from _workflows import make
 from configurable_agents import RunResult, arun_workflow, run_workflow
@@ -160,6 +160,22 @@ def test_whoever_begins_to_wait_during_a_commit_does_not_wait_for_company(gate: 
         finally:
             writer._changed.release()
         eventually(lambda: bool(committed))
+
+
+def test_a_value_of_a_kind_that_no_column_takes_holds_nothing_else_up(
+    open_store: Callable[[], StorageBackend], tmp_path: Path
+) -> None:
+    """Any program may put what it likes into an attribute that has a column."""
+    backend = open_store()
+    writer = Writer(None, journals=[tmp_path / "journal"], backend=backend)
+    try:
+        writer.write([span_record(1, cost_usd=["free", "of charge"]), span_record(2)])
+        assert writer.flush(SECONDS)
+        assert (writer.dropped_records, writer.is_away) == (1, False)
+        assert [record.cost_usd for record in backend.execution_states.list_spans(run_record().run_id)] == [0.001]
+    finally:
+        writer.close()
+    assert (tmp_path / "journal" / "quarantine.jsonl").read_text().count("of charge") == 1
 
 
 def test_without_a_journal_what_memory_cannot_hold_is_counted(

@@ -167,11 +167,17 @@ def translated(location: str) -> Iterator[None]:
     try:
         yield
     except (exc.SQLAlchemyError, UnicodeEncodeError, OverflowError) as error:
-        raise StorageError(_message(error, location), refused=isinstance(error, _REFUSED)) from error
+        raise StorageError(_message(error, location), refused=_is_refused(error)) from error
 
 
 _REFUSED: Final = (exc.DataError, exc.IntegrityError, UnicodeEncodeError, OverflowError)
 """What a database raises for a value that it cannot hold, however often it is offered."""
+
+
+def _is_refused(error: Exception) -> bool:
+    # SQLite's driver has no class of its own for a value of a kind that no column takes.
+    unbindable = isinstance(error, exc.InterfaceError | exc.ProgrammingError) and "binding" in str(error.orig)
+    return unbindable or isinstance(error, _REFUSED)
 
 
 def is_locked(error: BaseException | None) -> bool:
