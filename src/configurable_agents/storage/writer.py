@@ -38,9 +38,10 @@ RETRY_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between tries while the store is away; the last one repeats."""
 IDLE_SECONDS: Final = 5.0
 """The thread ends when it has had nothing to do for so long."""
+EXIT_JOURNAL_SECONDS: Final = 0.25
 EXIT_AWAY_SECONDS: Final = 0.5
 EXIT_SECONDS: Final = 2.0
-"""How long the end of the process waits for a store that is away, and for one that is only busy."""
+"""How long the end of the process waits for a store that is away, with a journal and without, and for one that is only busy."""
 MEMORY_BYTES: Final = 8 * 1024 * 1024
 """Records that wait are kept in memory up to here, and read back from the journal beyond."""
 MEMORY_BYTES_WITHOUT_JOURNAL: Final = 64 * 1024 * 1024
@@ -181,7 +182,7 @@ class Writer:
         """Commit what waits, for a bounded time; what then still waits stays in the journal for whoever opens it next."""
         if self._closed or self._pid != os.getpid():
             return
-        deadline = time.monotonic() + (EXIT_AWAY_SECONDS if self._away or self._backend is None else EXIT_SECONDS)
+        deadline = time.monotonic() + self._exit_seconds()
         with self._changed:
             self._closed = True
             thread = self._thread
@@ -200,6 +201,11 @@ class Writer:
             left = len(self._queue)
         if left:
             self._say_what_is_left(left)
+
+    def _exit_seconds(self) -> float:
+        if self._away and self._journal is not None:
+            return EXIT_JOURNAL_SECONDS
+        return EXIT_AWAY_SECONDS if self._away or self._backend is None else EXIT_SECONDS
 
     def _drain(self, deadline: float) -> None:
         while self._queue:
