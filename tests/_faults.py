@@ -9,6 +9,7 @@ import random
 import select
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -198,7 +199,9 @@ class Nursery:
     """
 
     def __init__(self) -> None:
-        self._process = start_program("import _faults; _faults.serve()")
+        # A file: a pipe that nobody empties would stop whoever logs.
+        self._log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115 - closed with the nursery
+        self._process = start_program("import sys, _faults; _faults.serve(sys.argv[1])", self._log.name)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._in: IO[str] = self._process.stdin
@@ -214,12 +217,14 @@ class Nursery:
         return [int(code) for code in self._ask("end", signal_number or 0).split()]
 
     def close(self) -> None:
-        """End the nursery itself."""
+        """End the nursery itself, and whatever a test that failed has left."""
+        self._kill(_descendants(self._process.pid))
         self._in.close()
         self._process.wait(timeout=30)
         self._out.close()
         assert self._process.stderr is not None
         self._process.stderr.close()
+        self._log.close()
 
     def _ask(self, *words: object) -> str:
         self._in.write("\t".join(map(str, words)) + "\n")
@@ -227,16 +232,14 @@ class Nursery:
         answers, _, _ = select.select([self._out], [], [], PATIENCE_SECONDS)
         answer = self._out.readline() if answers else ""
         if not answer:
-            raise AssertionError(f"a program does not end: {self._kill_all()}" if not answers else "the nursery died")
+            self._kill([self._process.pid, *_descendants(self._process.pid)])
+            raise AssertionError(f"a program did not end, or the nursery died: {self._log.read()}")
         return answer.strip()
 
-    def _kill_all(self) -> list[int]:
-        """Kill the nursery and all that it started, each by its own id."""
-        found = _descendants(self._process.pid)
-        for process in [self._process.pid, *found]:
+    def _kill(self, processes: Sequence[int]) -> None:
+        for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        return found
 
 
 def _descendants(process: int) -> list[int]:
@@ -252,8 +255,9 @@ PATIENCE_SECONDS = 60
 """How long programs may take to end: longer than any of them needs on a slow machine."""
 
 
-def serve() -> None:
+def serve(log: str) -> None:
     """Be the nursery's process."""
+    os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     warm_up()
     started: list[int] = []
