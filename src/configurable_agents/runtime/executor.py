@@ -49,8 +49,6 @@ from configurable_agents.storage.base import RunId
 if TYPE_CHECKING:
     from configurable_agents.runtime.models import ModelChoice
 
-OPEN_SECONDS = 1.0
-"""How much longer the first run with a store waits: SQLAlchemy is loaded, the schema is made. No event loop is held up."""
 START_SECONDS = 0.25
 """How long a run's start waits until its row is committed, so that whoever looks sees it running."""
 END_SECONDS = 0.2
@@ -253,8 +251,7 @@ class _Run:
     async def _drive(self, executor: NodeExecutor, *, exclusive: bool) -> Final:
         seconds = self._ready.timeout_seconds
         try:
-            is_open = self._store is None or self._store.exporter.is_open
-            await self._committed(START_SECONDS if is_open else START_SECONDS + OPEN_SECONDS)
+            await self._committed(START_SECONDS + (self._store.open_seconds if self._store else 0))
             body = self._body(executor, exclusive=exclusive)
             if seconds is None:
                 return await body

@@ -21,6 +21,10 @@ from configurable_agents.storage.targets import shown
 
 logger = logging.getLogger(__name__)
 
+_FILE_SECONDS = 5.0
+_SERVER_SECONDS = 1.0
+"""How long the first run waits until SQLAlchemy is loaded and the schema is made; no event loop is held up. A file that
+cannot be opened says so at once, on however slow a machine; a server that is away may never say anything."""
 _EXPORTER = "_configurable_agents_exporter"
 
 StoreChoice = str | Path | StorageBackend | bool | None
@@ -34,6 +38,12 @@ class OpenStore:
     exporter: StoreSpanExporter
     location: str
     """Where it is, as people may see it."""
+    patience_seconds: float = 0.0
+
+    @property
+    def open_seconds(self) -> float:
+        """How much longer than for a commit a run waits: as long as the store has not been opened yet."""
+        return 0.0 if self.exporter.is_open else self.patience_seconds
 
 
 class Stores:
@@ -63,7 +73,7 @@ class Stores:
             if known is not None and not (required and (known.exporter.is_away or not known.exporter.is_open)):
                 return known
             writer = open_writer(place, required=required, power=power)
-            opened = self._by_place[key] = OpenStore(StoreSpanExporter(writer=writer), shown(place))
+            opened = self._by_place[key] = OpenStore(StoreSpanExporter(writer=writer), shown(place), _patience(place))
             return opened
 
 
@@ -93,6 +103,10 @@ def open_store(choice: StoreChoice, config: StorageConfig | None, environ: Mappi
         logger.warning("this run is not kept: %s", error)
         return None
     return _STORES.at(place, required=required, power=config is not None and config.durability == "power")
+
+
+def _patience(place: Path | str) -> float:
+    return _FILE_SECONDS if isinstance(place, Path) else _SERVER_SECONDS
 
 
 def wants_store(choice: StoreChoice, config: StorageConfig | None) -> bool:
