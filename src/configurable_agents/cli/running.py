@@ -20,7 +20,7 @@ from configurable_agents.errors import ConfigurableAgentsError, NodeExecutionErr
 from configurable_agents.runtime.executor import run_workflow
 from configurable_agents.runtime.result import RunResult
 from configurable_agents.runtime.workflow import Workflow
-from configurable_agents.storage.factory import open_for_reading, store_target
+from configurable_agents.storage.factory import create_storage_backend, store_target
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _find_store(asked: Request, view: RunView | None) -> str | None:
         return None
     storage = asked.workflow.config.config.storage
     try:
-        backend = open_for_reading(store_target(asked.store, os.environ, storage))
+        backend = create_storage_backend(store_target(asked.store, os.environ, storage), read_only=True)
         try:
             backend.runs.get(view.run.run_id)
             return backend.location

@@ -448,9 +448,10 @@ class Writer:
     def _went_away(self, error: BaseException) -> None:
         with self._changed:
             was_away, self._away = self._away, True
-            where = "the journal" if self._journal is not None else "memory"
+            journal = self._journal
         if not was_away:
             # Not with the lock held: a handler of the host's may itself wait for somebody who writes a span.
+            where = "memory" if journal is None else f"{journal.directory} until it is within reach again"
             logger.warning("the trace store is away; runs go on and their records wait in %s: %s", where, error)
         with self._changed:
             for run_id in list(self._watchers):
@@ -464,7 +465,9 @@ class Writer:
 
     def _say_what_is_left(self, left: int) -> None:
         if self._journal is not None:
-            logger.warning(
+            # One warning is enough: where the store is away, where the records wait has been said.
+            logger.log(
+                logging.INFO if self._away else logging.WARNING,
                 "%d records are not in the store yet; they are kept in %s and taken up when the store is opened next",
                 left,
                 self._journal.directory,
