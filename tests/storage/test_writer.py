@@ -281,6 +281,41 @@ def test_a_run_at_the_interpreters_end_is_kept(when: str, tmp_path: Path) -> Non
         assert [run.status for run in backend.runs.list_runs()] == ["completed"] * 2
 
 
+FORKING = """
+import os, signal, sys, threading, time, warnings
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import run_workflow
+warnings.simplefilter("ignore")
+workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+
+def run():
+    return run_workflow(workflow, functions={"a": lambda: 1}, store=sys.argv[1]).status
+
+thread = threading.Thread(target=run)
+thread.start()
+children = []
+while thread.is_alive() and len(children) < 8:
+    time.sleep(0.03)
+    children.append(os.fork())
+    if not children[-1]:
+        signal.alarm(30)
+        run()
+        sys.exit()
+thread.join()
+print({os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children})
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_that_was_forked_while_the_store_was_being_opened_can_open_it_too(tmp_path: Path) -> None:
+    """What is half loaded at the fork stays half loaded in the child for ever."""
+    code, out, err = run_program(FORKING, tmp_path / "runs.db")
+    assert (code, out, err) == (0, "{0}\n", "")
+    with closing(create_storage_backend(tmp_path / "runs.db")) as backend:
+        assert {run.status for run in backend.runs.list_runs()} == {"completed"}
+
+
 SERVED = """
 import sys
 from _runs import calls, chain, field

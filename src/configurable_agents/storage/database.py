@@ -145,8 +145,14 @@ def _before_fork() -> None:
         database.before_fork()
 
 
+def _release() -> None:
+    # A fork that had begun when this module was loaded comes here without having been in `_before_fork`.
+    if _OPEN_LOCK.locked():
+        _OPEN_LOCK.release()
+
+
 def _after_fork_in_parent() -> None:
-    _OPEN_LOCK.release()
+    _release()
     GATE.after_fork_in_parent()
 
 
@@ -154,7 +160,7 @@ def _after_fork_in_child() -> None:
     GATE.__init__()  # type: ignore[misc]  # the same object, as new: what was inside stayed in the parent
     for database in _OPEN:
         database.after_fork_in_child()
-    _OPEN_LOCK.release()
+    _release()
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.base import StorageBackend
+from configurable_agents.storage.loading import load
 from configurable_agents.storage.recovery import segments
 from configurable_agents.storage.targets import Target, journal_directories, locate, store_target
 from configurable_agents.storage.writer import Writer
@@ -51,6 +52,7 @@ def create_storage_backend(
         StorageError: It cannot be opened; the message says what to do and holds no password.
     """
     place = locate(store_target(None, environ, None) if target is None else target)
+    load("sqlite" if isinstance(place, Path) else "postgresql")
     journals = () if read_only else journal_directories(place, environ)
     if isinstance(place, Path):
         return _open_sqlite(
