@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -44,25 +46,34 @@ run(int(sys.argv[2]))
 )
 
 
+IN_A_HURRY = re.compile(r"\d+ records are not in the store yet; they are kept in .*")
+"""What a process may say that ends before its turn has come: a crowded machine gives it no time to open the store."""
+
+
 def communicate(process: subprocess.Popen[str]) -> str:
     """Wait for the end of a process that has nothing to complain of; give what it printed."""
-    with process:
-        out, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (0, "")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert complaints(err) == []
     return out
+
+
+def complaints(err: str) -> list[str]:
+    return [line for line in err.splitlines() if not IN_A_HURRY.fullmatch(line)]
 
 
 def run_in_processes(target: str, *, processes: int, runs: int) -> list[str]:
     """Run workflows in processes that all begin at once, and give the runs' ids."""
-    started = [start_program(COMMANDED, target, runs) for _ in range(processes)]
-    for process in started:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    return [run_id for process in started for run_id in communicate(process).split()]
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(start_program(COMMANDED, target, runs)) for _ in range(processes)]
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        return [run_id for process in started for run_id in communicate(process).split()]
 
 
 def check(store: StorageBackend, run_ids: Sequence[str]) -> None:
@@ -112,7 +123,7 @@ def test_workers_that_a_server_forks_after_it_has_run_workflows_lose_nothing(
 ) -> None:
     """As gunicorn does with an application that it has loaded before: open stores, threads and journals are the parent's."""
     code, out, err = run_program(PREFORK, target)
-    assert (code, err) == (0, "")
+    assert (code, complaints(err)) == (0, []), err
     assert len(out.split()) == 1 + 4 * 5 + 2
     check(open_store(), out.split())
 
@@ -146,7 +157,7 @@ def test_children_of_multiprocessing_lose_nothing(
     program = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = [{str(main)!r}, *sys.argv[1:]]"
     program += f"; runpy.run_path({str(main)!r}, run_name='__main__')"
     code, out, err = run_program(program, target, method)
-    assert (code, err) == (0, "")
+    assert (code, complaints(err)) == (0, []), err
     assert len(out.split()) == 10
     check(open_store(), out.split())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +69,18 @@ def test_processes_that_open_an_older_store_at_once_upgrade_it_and_lose_nothing(
     target: str, open_store: Callable[..., StorageBackend], revision: str
 ) -> None:
     make_store(target, revision)
-    processes = [start_program(OPEN_AND_WRITE, target, number) for number in range(2, 6)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    for process in processes:
-        with process:
+    with ExitStack() as stack:
+        processes = [stack.enter_context(start_program(OPEN_AND_WRITE, target, number)) for number in range(2, 6)]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in processes:
             _, err = process.communicate(timeout=60)
-        assert (process.returncode, err) == (0, "")
+            assert (process.returncode, err) == (0, "")
     with plain_connection(target) as connection:
         assert connection.execute(sa.select(version.c.version_num)).scalars().all() == [SCHEMA_REVISION]
     assert [run.run_id for run in open_store().runs.list_runs()] == [run_id(number) for number in range(5, 0, -1)]
