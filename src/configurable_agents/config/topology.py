@@ -117,7 +117,7 @@ def concurrent_nodes(nodes: Sequence[str], edges: Sequence[Edge]) -> set[frozens
     # A token is either running on node i (position 2i) or waiting there (2i + 1); a set of positions is an int's bits.
     arrive = {node: 2 * index + (node in topology.joins) for node, index in position.items()}
     partners = [0] * (2 * len(nodes))
-    changed: list[int] = []
+    changed: set[int] = set()
 
     def meet(here: int, there: int) -> None:
         """Note that two tokens may stand here and there at once; two that wait on one node are one."""
@@ -126,17 +126,18 @@ def concurrent_nodes(nodes: Sequence[str], edges: Sequence[Edge]) -> set[frozens
             new &= ~(1 << here)
         if new:
             partners[here] |= new
-            changed.append(here)
+            changed.add(here)
             for other in _bits(new):
                 if not partners[other] >> here & 1:
                     partners[other] |= 1 << here
-                    changed.append(other)
+                    changed.add(other)
 
     for targets in forks(edges):
         stands = [arrive[target] for target in targets if target in arrive]
-        for number, here in enumerate(stands):
-            for there in stands[number + 1 :]:
-                meet(here, 1 << there)
+        left = sum(1 << stand for stand in set(stands))
+        for here in stands:
+            left &= ~(1 << here)
+            meet(here, left)
     moves = {position[node]: [arrive[t] for t in topology.successors(node) if t in arrive] for node in nodes}
     released = {index: _lets_go(node, topology, position) for node, index in position.items() if node in topology.joins}
     while changed:
@@ -150,7 +151,7 @@ def concurrent_nodes(nodes: Sequence[str], edges: Sequence[Edge]) -> set[frozens
     return {
         frozenset({nodes[here >> 1], nodes[there >> 1]})
         for here in range(0, len(partners), 2)
-        for there in _bits(partners[here])
+        for there in _bits(partners[here] >> here << here)  # each pair once
         if not there & 1
     }
 
