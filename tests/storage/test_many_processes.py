@@ -144,7 +144,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.soak)])
 def test_children_of_multiprocessing_lose_nothing(
     target: str, open_store: Callable[..., StorageBackend], tmp_path: Path, method: str
 ) -> None:
