@@ -14,6 +14,7 @@ import pytest
 
 from _faults import Nursery, everything, lost_or_wrong
 from _records import node_record, run_record, span_record
+from _runs import rows, run_program
 from configurable_agents import create_storage_backend
 from configurable_agents.semconv import Status
 from configurable_agents.storage.base import Record
@@ -182,3 +183,20 @@ def test_recovery_keeps_no_more_than_a_group_of_records_in_memory(tmp_path: Path
     assert len(backend.execution_states.get_state_history(node_record().run_id)) == 2000
     assert peak < 25_000_000, "40 MB were in the journal"
     backend.close()
+
+
+def test_a_service_that_is_started_again_takes_up_what_the_last_one_left(tmp_path: Path) -> None:
+    """Nobody need list runs for that: a service that crashes again and again piles up no journals."""
+    store = tmp_path / "runs.db"
+    program = (
+        "import os, sys\n"
+        "from _runs import calls, chain, field\n"
+        "from _workflows import make\n"
+        "from configurable_agents import run_workflow\n"
+        "one = make([calls('a', 'x')], chain('START a END'), {'x': field('int')})\n"
+        "run_workflow(one, functions={'a': lambda: os._exit(9) if sys.argv[2] == 'dies' else 1}, store=sys.argv[1])\n"
+    )
+    assert [run_program(program, store, how)[0] for how in ("dies", "dies", "lives")] == [9, 9, 0]
+    assert list((tmp_path / "runs.db.journal").glob("*.segment")) == []
+    statuses = rows(store, "SELECT status FROM workflow_runs ORDER BY run_id")
+    assert statuses == [("interrupted",), ("interrupted",), ("completed",)]

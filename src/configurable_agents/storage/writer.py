@@ -403,7 +403,12 @@ class Writer:
             for journal in self._all_journals():
                 journal.unforget()  # should this process die before it can write again
             old.close()
-        return self._open_backend()
+        opened = self._open_backend()
+        try:
+            opened.recover()
+        except (StorageError, OSError) as error:  # whoever lists runs will try again
+            logger.info("journals of processes that have died could not be taken up: %s", error)
+        return opened
 
     def _write_again(self, backend: StorageBackend) -> None:
         """Write what the store that went had of runs that still go on, as far as the journal has it."""
