@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 
 import pytest
 
+from _timing import cpu_seconds
 from configurable_agents import ConfigError
 from configurable_agents.config.loader import parse_config
 
@@ -82,10 +82,9 @@ HOSTILE: dict[str, str] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_every_breach_is_answered_within_a_second(name: str) -> None:
     """A service that takes files from people must not stand still for one of them."""
-    started = time.process_time()
     with pytest.raises(ConfigError) as caught:
         parse_config(HOSTILE[name])
-    seconds = time.process_time() - started
+    seconds = cpu_seconds(lambda: _refused(HOSTILE[name]), limit=1.0)
     problems = caught.value.problems
     assert 1 <= len(problems) <= 101
     assert len(str(caught.value)) < 100_000, "what is wrong is told in lines that people can read"
@@ -105,3 +104,8 @@ def test_many_problems_are_cut_with_their_number() -> None:
         parse_config(HOSTILE["many unknown keys"])
     assert len(caught.value.problems) == 101
     assert re.fullmatch(r"and at least \d{3,} more problems", caught.value.problems[-1].message)
+
+
+def _refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_config(text)
