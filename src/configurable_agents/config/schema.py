@@ -53,11 +53,6 @@ class StateField(ConfigModel):
     reduce: Reduce = "replace"
     """How a write combines with what is there, and how branches that both wrote are combined."""
 
-    @property
-    def has_default(self) -> bool:
-        """Whether the file gives a default (null included)."""
-        return "default" in self.model_fields_set
-
 
 class StateConfig(ConfigModel):
     """The state: every value that passes between nodes."""

@@ -57,11 +57,6 @@ class Template:
         return tuple(piece for piece in self.pieces if isinstance(piece, Placeholder))
 
     @property
-    def roots(self) -> frozenset[str]:
-        """First parts of all paths."""
-        return frozenset(placeholder.path[0] for placeholder in self.placeholders)
-
-    @property
     def only(self) -> Placeholder | None:
         """The placeholder, if the template is exactly one and nothing else: it then passes a value with its type."""
         first = self.pieces[0] if len(self.pieces) == 1 else None

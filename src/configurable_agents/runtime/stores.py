@@ -107,8 +107,3 @@ def open_store(choice: StoreChoice, config: StorageConfig | None, environ: Mappi
 
 def _patience(place: Path | str) -> float:
     return _FILE_SECONDS if isinstance(place, Path) else _SERVER_SECONDS
-
-
-def wants_store(choice: StoreChoice, config: StorageConfig | None) -> bool:
-    """Say whether a run shall be kept at all."""
-    return choice is not False and (choice is not None or config is None or config.enabled)
