@@ -124,3 +124,22 @@ CONTENT_CONFIG: Final = "configurable_agents.content.config"
 """Run: the workflow file's text; kept once by its hash."""
 CONTENT_INPUT_MESSAGES: Final = "configurable_agents.content.input_messages"
 CONTENT_OUTPUT_MESSAGES: Final = "configurable_agents.content.output_messages"
+
+# --- metrics -----------------------------------------------------------------------------------------------------------
+METRIC_OPERATION_DURATION: Final = "gen_ai.client.operation.duration"
+METRIC_TOKEN_USAGE: Final = "gen_ai.client.token.usage"  # noqa: S105 - no password
+"""In the published registry, and what dashboards ask for; the unpublished one splits it into counters."""
+METRIC_WORKFLOW_DURATION: Final = "gen_ai.invoke_workflow.duration"
+"""Called `gen_ai.workflow.duration` for a while, in no published registry."""
+METRIC_RUNS: Final = "configurable_agents.runs"
+METRIC_COST: Final = "configurable_agents.cost"
+METRIC_UNPRICED_CALLS: Final = "configurable_agents.unpriced_calls"
+"""So that a cost that is not known is not taken for none. On spans the attribute of the same name."""
+GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105 - no password
+
+
+class TokenType(StrEnum):
+    """Values of `gen_ai.token.type`."""
+
+    INPUT = "input"
+    OUTPUT = "output"
