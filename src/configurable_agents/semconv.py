@@ -1,8 +1,11 @@
 """Span names, attribute names and statuses, each once.
 
-`gen_ai.*` and `error.type` follow the OpenTelemetry GenAI semantic conventions as of the
-`opentelemetry-semantic-conventions` 0.60b1 registry (Development: names still move, which is why they stand here only);
-`openinference.span.kind` follows the OpenInference specification. Our own names begin with `configurable_agents.`
+`gen_ai.*`, `error.type` and `server.*` follow the OpenTelemetry semantic conventions 1.41.1
+(https://github.com/open-telemetry/semantic-conventions/tree/v1.41.1/docs/gen-ai, status Development): the last release
+that holds those for GenAI. They have moved to a registry of their own, open-telemetry/semantic-conventions-genai, which
+has released nothing yet; what changed there since (`cache_write` for `cache_creation`, `top_k` as an int) is not followed
+before it has. `openinference.span.kind`, `input.*`, `output.*` and `llm.cost.total` follow the OpenInference
+specification (https://arize-ai.github.io/openinference/spec). Our own names begin with `configurable_agents.`
 """
 
 from __future__ import annotations
@@ -33,17 +36,30 @@ class Operation(StrEnum):
     EXECUTE_TOOL = "execute_tool"
 
 
-# --- OpenTelemetry -----------------------------------------------------------------------------------------------------
+# --- OpenTelemetry: spans for generative AI ----------------------------------------------------------------------------
+# Of the conventions' attributes `gen_ai.request.stream` and `gen_ai.response.time_to_first_chunk` are missing: no answer
+# is streamed. `gen_ai.conversation.id` is too: a run is no conversation.
 GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
 GEN_AI_WORKFLOW_NAME: Final = "gen_ai.workflow.name"
 GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
 GEN_AI_OUTPUT_TYPE: Final = "gen_ai.output.type"
+"""`text`, or `json` where the answer has a schema."""
 GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
 GEN_AI_REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
+GEN_AI_REQUEST_TOP_P: Final = "gen_ai.request.top_p"
+GEN_AI_REQUEST_TOP_K: Final = "gen_ai.request.top_k"
+"""A double, as strange as that is."""
 GEN_AI_REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+GEN_AI_REQUEST_FREQUENCY_PENALTY: Final = "gen_ai.request.frequency_penalty"
+GEN_AI_REQUEST_PRESENCE_PENALTY: Final = "gen_ai.request.presence_penalty"
+GEN_AI_REQUEST_STOP_SEQUENCES: Final = "gen_ai.request.stop_sequences"
+GEN_AI_REQUEST_SEED: Final = "gen_ai.request.seed"
+GEN_AI_REQUEST_CHOICE_COUNT: Final = "gen_ai.request.choice.count"
+"""Absent where it is 1."""
 GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
 GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
 GEN_AI_RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+"""As the provider says it."""
 GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 """Includes cached tokens."""
 GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
@@ -51,15 +67,37 @@ GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 GEN_AI_USAGE_CACHE_READ: Final = "gen_ai.usage.cache_read.input_tokens"
 GEN_AI_USAGE_CACHE_WRITE: Final = "gen_ai.usage.cache_creation.input_tokens"
 GEN_AI_USAGE_REASONING: Final = "gen_ai.usage.reasoning.output_tokens"
+GEN_AI_TOOL_NAME: Final = "gen_ai.tool.name"
+GEN_AI_TOOL_TYPE: Final = "gen_ai.tool.type"
+"""`function`: a tool that runs on our side."""
+GEN_AI_TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
+GEN_AI_INPUT_MESSAGES: Final = "gen_ai.input.messages"
+"""JSON text by the conventions' schema; only where content may leave. The store keeps it under a name of ours."""
+GEN_AI_OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
+
+# --- OpenTelemetry: everything else ------------------------------------------------------------------------------------
 ERROR_TYPE: Final = "error.type"
+"""The exception's class, with its module unless it is built in; also `exception.type`."""
+EXCEPTION_TYPE: Final = "exception.type"
+EXCEPTION_MESSAGE: Final = "exception.message"
+EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
 
-# --- OpenInference -----------------------------------------------------------------------------------------------------
+# --- OpenInference, and what else backends look for --------------------------------------------------------------------
 OPENINFERENCE_SPAN_KIND: Final = "openinference.span.kind"
 CHAIN: Final = "CHAIN"
 LLM: Final = "LLM"
 TOOL: Final = "TOOL"
+INPUT_VALUE: Final = "input.value"
+INPUT_MIME_TYPE: Final = "input.mime_type"
+OUTPUT_VALUE: Final = "output.value"
+OUTPUT_MIME_TYPE: Final = "output.mime_type"
+MIME_JSON: Final = "application/json"
+LLM_COST_TOTAL: Final = "llm.cost.total"
+"""USD, by OpenInference; only behind a switch."""
+GEN_AI_USAGE_COST: Final = "gen_ai.usage.cost"
+"""USD; in no convention, but several backends read it; only behind a switch."""
 
 # --- ours: identity ----------------------------------------------------------------------------------------------------
 RUN_ID: Final = "configurable_agents.run.id"
@@ -93,11 +131,13 @@ ERROR_MESSAGE: Final = "configurable_agents.error.message"
 DURATION_SECONDS: Final = "configurable_agents.duration_seconds"
 """On the monotonic clock; the span's own times are on the wall clock."""
 COST_USD: Final = "configurable_agents.cost_usd"
-"""Absent where unknown; on node and run the sum, absent if any call was unpriced."""
+"""US dollars. Absent where unknown; on node and run the sum, absent if any call was unpriced."""
 PRICED_COST_USD: Final = "configurable_agents.priced_cost_usd"
 """The part of the cost that is known."""
 PRICE_SOURCE: Final = "configurable_agents.price.source"
-"""`workflow`, `genai-prices {version}`, or `provider` (a model that runs here and costs nothing)."""
+"""`workflow` (the file's own price), `genai-prices`, or `provider` (a model that runs here and costs nothing)."""
+PRICE_VERSION: Final = "configurable_agents.price.version"
+"""Of the price list."""
 UNPRICED_CALLS: Final = "configurable_agents.unpriced_calls"
 MODEL_CALLS: Final = "configurable_agents.model_calls"
 INPUT_TOKENS: Final = "configurable_agents.input_tokens"
