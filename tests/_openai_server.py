@@ -53,6 +53,8 @@ class OpenAIServer:
     """Bodies of the requests, failed ones included."""
     keys: list[str] = field(default_factory=list)
     """The key of each request."""
+    headers: list[list[tuple[str, str]]] = field(default_factory=list)
+    """The headers of each request, with names in lower case, repeated ones too."""
 
 
 @contextlib.contextmanager
@@ -70,6 +72,7 @@ def openai_server() -> Iterator[OpenAIServer]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             state.requests.append(body)
+            state.headers.append([(name.lower(), value) for name, value in self.headers.items()])
             state.keys.append((self.headers.get("authorization") or "").removeprefix("Bearer "))
             time.sleep(state.delay_seconds)
             if state.failures:

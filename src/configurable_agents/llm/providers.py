@@ -23,6 +23,7 @@ from configurable_agents.llm.selection import (
     parse_model_name,
     provider_of,
 )
+from configurable_agents.llm.trace_headers import TraceHeaders, add_trace_headers
 
 if TYPE_CHECKING:
     from langchain_core.language_models.chat_models import BaseChatModel
@@ -158,6 +159,8 @@ def _open_known(name: str, provider: _Provider, llm: LLMConfig, environ: Mapping
     options = _options(kind, llm, key=key, api_base=llm.api_base or provider.api_base, retries=provider.retries)
     if name == "openai_compatible":
         options = _as_any_server_takes_it(options, llm)
+    if llm.api_base is not None and not _is_public(llm.api_base):
+        options = _continuing_the_trace(kind, options)
     model = _construct(kind, name, options, key)
     told = model_info(model, provider=None if name != "openai_compatible" else name, in_process=False)
     info = replace(told, model=llm.model, temperature=llm.temperature, max_tokens=llm.max_tokens or told.max_tokens)
@@ -284,6 +287,27 @@ def _as_any_server_takes_it(options: dict[str, Any], llm: LLMConfig) -> dict[str
     if options.pop("max_tokens", None) is not None:
         # langchain-openai would send `max_completion_tokens`, which is OpenAI's own; `max_tokens` every server knows.
         options["extra_body"] = {"max_tokens": llm.max_tokens, **options.get("extra_body", {})}
+    return options
+
+
+def _is_public(api_base: str) -> bool:
+    public = {urlsplit(provider.api_base).hostname for provider in _PROVIDERS.values() if provider.api_base}
+    return urlsplit(api_base).hostname in public
+
+
+def _continuing_the_trace(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Have the trace's id go with each request, so that the spans of the user's own gateway join it.
+
+    Only to a server that the file itself names (LiteLLM and vLLM continue a trace). A provider's public host would not,
+    and an id that ties a user's requests together is none of its business.
+    """
+    taken = _parameters(kind)
+    if "async_client_kwargs" in taken:  # Ollama's
+        return {"async_client_kwargs": {"event_hooks": {"request": [add_trace_headers]}}, **options}
+    if "model_kwargs" in taken:  # OpenAI's and Anthropic's: handed to their packages with each request
+        given = options.get("model_kwargs") or {}
+        headers = TraceHeaders(given.get("extra_headers"))
+        return {**options, "model_kwargs": {**given, "extra_headers": headers}}
     return options
 
 
