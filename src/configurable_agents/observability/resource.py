@@ -1,0 +1,68 @@
+"""Says on whose behalf spans and metrics are made: the resource, adopted from the host where there is one."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any, Final
+
+import orjson
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+
+DEFAULT_SERVICE_NAME: Final = "configurable-agents"
+
+_SERVICE_NAME: Final = "service.name"
+_INSTANCE_ID: Final = "service.instance.id"
+_SDK_PREFIX: Final = "telemetry.sdk."
+_VARIABLES: Final = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS")
+
+
+def current_resource(*, with_instance: bool = False) -> Resource:
+    """Give the resource of the host's tracer provider, else our own, as the environment says now.
+
+    Args:
+        with_instance: Leave in the random `service.instance.id` of this process that newer SDKs add: cumulative metrics
+            need one to be told apart. On a span it would only make each process look like another service.
+    """
+    host = trace.get_tracer_provider()
+    if isinstance(host, TracerProvider):
+        return host.resource
+    return own_resource(with_instance=with_instance)
+
+
+def own_resource(*, with_instance: bool = False) -> Resource:
+    """Give our own resource: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` over our defaults."""
+    # The process's id is in the key because a forked child is another instance.
+    return _made(tuple(os.environ.get(name) for name in _VARIABLES), os.getpid() if with_instance else None)
+
+
+@functools.lru_cache(maxsize=8)
+def _made(environment: tuple[str | None, ...], process: int | None) -> Resource:
+    found = Resource.create()
+    attributes: dict[str, Any] = dict(found.attributes)
+    if str(attributes.get(_SERVICE_NAME, "")).startswith("unknown_service"):  # the SDK's own default
+        attributes[_SERVICE_NAME] = DEFAULT_SERVICE_NAME
+    if process is None and f"{_INSTANCE_ID}=" not in (environment[1] or ""):
+        attributes.pop(_INSTANCE_ID, None)
+    return Resource(attributes, found.schema_url)
+
+
+def resource_text(resource: Resource) -> str | None:
+    """Give as a JSON object what differs from our default resource; None if nothing does.
+
+    Names that begin with `telemetry.sdk.` are left out: they tell who exports.
+    """
+    attributes: dict[str, Any] = {
+        key: value for key, value in resource.attributes.items() if not key.startswith(_SDK_PREFIX)
+    }
+    if attributes.setdefault(_SERVICE_NAME, None) == DEFAULT_SERVICE_NAME:
+        del attributes[_SERVICE_NAME]
+    if not attributes:
+        return None
+    return orjson.dumps(attributes, default=_plain).decode()
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else str(value)
