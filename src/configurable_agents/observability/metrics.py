@@ -1,87 +1,44 @@
-"""What a run adds to the metrics: measurements made from the ends of its spans, and who takes them.
-
-This module decides and is cheap to import. The metrics SDK, and an exporter, load where there is somebody to measure for.
-"""
+"""Where the metrics of a run go: to exporters that the environment names, else to the host's meter provider, else nowhere."""
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+from urllib.parse import SplitResult, urlsplit
 
-from opentelemetry.context import Context
+from opentelemetry import metrics as otel_metrics
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_context
-from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
-from configurable_agents.semconv import Operation, TokenType
+from configurable_agents.observability.measurements import Measurement, measurements
+from configurable_agents.observability.metric_sender import MetricDestination, MetricSender
+from configurable_agents.observability.sampling import sdk_disabled
+from configurable_agents.semconv import Operation
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Instrument:
-    """One of our metrics, before any SDK."""
-
-    name: str
-    kind: Literal["histogram", "counter"]
-    unit: str
-    """In UCUM, as OpenTelemetry wants it."""
-    description: str
-    boundaries: tuple[float, ...] = ()
-    """Of a histogram: upper bounds of its buckets, as the conventions give them."""
-
-
-OPERATION_DURATION: Final = Instrument(
-    semconv.METRIC_OPERATION_DURATION,
-    "histogram",
-    "s",
-    "How long one model call took, its retries included.",
-    (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+_VARIABLES: Final = (
+    "OTEL_METRICS_EXPORTER",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_METRIC_EXPORT_TIMEOUT",
 )
-TOKEN_USAGE: Final = Instrument(
-    semconv.METRIC_TOKEN_USAGE,
-    "histogram",
-    "{token}",
-    "Tokens that one model call used.",
-    tuple(float(4**power) for power in range(14)),
-)
-WORKFLOW_DURATION: Final = Instrument(
-    semconv.METRIC_WORKFLOW_DURATION,
-    "histogram",
-    "s",
-    "How long one run of a workflow took.",
-    (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200),
-)
-RUNS: Final = Instrument(semconv.METRIC_RUNS, "counter", "{run}", "Runs that ended, by what became of them.")
-COST: Final = Instrument(
-    semconv.METRIC_COST, "counter", "USD", "What model calls cost, as far as their price is known."
-)
-UNPRICED_CALLS: Final = Instrument(
-    semconv.METRIC_UNPRICED_CALLS,
-    "counter",
-    "{call}",
-    "Model calls whose price is not known: they are not in the cost.",
-)
-INSTRUMENTS: Final = (OPERATION_DURATION, TOKEN_USAGE, WORKFLOW_DURATION, RUNS, COST, UNPRICED_CALLS)
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One value for one instrument."""
-
-    instrument: Instrument
-    value: int | float
-    attributes: Mapping[str, AttributeValue]
-    span: SpanContext | None = None
-    """Whose value it is: an exemplar leads from a histogram's bucket to such a span, where that is sampled."""
-
-    @property
-    def context(self) -> Context | None:
-        """The context that an SDK takes an exemplar from."""
-        return None if self.span is None else set_span_in_context(NonRecordingSpan(self.span), Context())
+"""What decides here; headers, certificates, compression and temporality the exporters read for themselves."""
+_ENTRY_POINT_OF: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+_PROTOCOL_OF_PORT: Final = {4317: "grpc", 4318: "http/protobuf"}
+"""Who names a port by the conventions means its protocol, whatever an SDK's default is."""
+_DEFAULT_PROTOCOL: Final = "grpc"
+"""That of the OpenTelemetry SDK for Python."""
+_SDK: Final = "opentelemetry.sdk.metrics"
+_INSTRUMENTS: Final = "_configurable_agents_instruments"
 
 
 class Recorder(Protocol):
@@ -91,84 +48,11 @@ class Recorder(Protocol):
         """Take one; never waits for anything that is far away."""
 
 
-# --- what a span says: pure ----------------------------------------------------------------------------------------------
-
-_OF_A_CALL: Final = (
-    semconv.GEN_AI_OPERATION_NAME,
-    semconv.GEN_AI_PROVIDER_NAME,
-    semconv.GEN_AI_REQUEST_MODEL,
-    semconv.GEN_AI_RESPONSE_MODEL,
-    semconv.SERVER_ADDRESS,
-    semconv.SERVER_PORT,
-)
-"""Attributes of a model call that its metrics share: all of few values, and no id among them."""
-_TOKENS: Final = {
-    semconv.GEN_AI_USAGE_INPUT_TOKENS: TokenType.INPUT.value,
-    semconv.GEN_AI_USAGE_OUTPUT_TOKENS: TokenType.OUTPUT.value,
-}
-
-
-def measurements(span: ReadableSpan, workflow: str | None) -> Iterator[Measurement]:
-    """Say what a finished span adds: that of a model call or a run; a node has no metric of its own.
-
-    Args:
-        workflow: The name of the workflow that the span's run is one of.
-    """
-    operation = (span.attributes or {}).get(semconv.GEN_AI_OPERATION_NAME)
-    if operation == Operation.CHAT:
-        yield from _call(span, workflow)
-    elif operation == Operation.INVOKE_WORKFLOW:
-        yield from _run(span, workflow)
-
-
-def _call(span: ReadableSpan, workflow: str | None) -> Iterator[Measurement]:
-    said = span.attributes or {}
-    shared = {key: said[key] for key in _OF_A_CALL if key in said} | _workflow(workflow)
-    context = span.get_span_context()
-    yield Measurement(OPERATION_DURATION, _seconds(span), shared | _error(span), context)
-    for key, kind in _TOKENS.items():
-        tokens = said.get(key)
-        if isinstance(tokens, int):
-            yield Measurement(TOKEN_USAGE, tokens, {**shared, semconv.GEN_AI_TOKEN_TYPE: kind}, context)
-    cost, unpriced = said.get(semconv.COST_USD), said.get(semconv.UNPRICED_CALLS)
-    if isinstance(cost, float):
-        yield Measurement(COST, cost, shared)
-    elif isinstance(unpriced, int):
-        yield Measurement(UNPRICED_CALLS, unpriced, shared)
-
-
-def _run(span: ReadableSpan, workflow: str | None) -> Iterator[Measurement]:
-    status = (span.attributes or {}).get(semconv.STATUS)
-    yield Measurement(WORKFLOW_DURATION, _seconds(span), _workflow(workflow) | _error(span), span.get_span_context())
-    if status is not None:
-        yield Measurement(RUNS, 1, {**_workflow(workflow), semconv.STATUS: status})
-
-
-def _workflow(name: str | None) -> dict[str, AttributeValue]:
-    return {} if name is None else {semconv.GEN_AI_WORKFLOW_NAME: name}
-
-
-def _error(span: ReadableSpan) -> dict[str, AttributeValue]:
-    kind = (span.attributes or {}).get(semconv.ERROR_TYPE)
-    return {} if kind is None else {semconv.ERROR_TYPE: kind}
-
-
-def _seconds(span: ReadableSpan) -> float:
-    """Give the duration on the monotonic clock; the span's times are on a clock that somebody may set."""
-    measured = (span.attributes or {}).get(semconv.DURATION_SECONDS)
-    if isinstance(measured, float):
-        return measured
-    return max(0, (span.end_time or 0) - (span.start_time or 0)) / 1e9
-
-
-# --- a run's way to them -------------------------------------------------------------------------------------------------
-
-
 class MetricsRoute:
     """Measures the spans of one run as they end."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, recorders: Sequence[Recorder]) -> None:
+        self._recorders = recorders
         self._workflow: str | None = None
 
     def on_start(self, span: ReadableSpan) -> None:
@@ -181,4 +65,141 @@ class MetricsRoute:
     def on_end(self, span: ReadableSpan) -> None:
         """Hand on what the span adds."""
         for measurement in measurements(span, self._workflow):
-            self._recorder.record(measurement)
+            for recorder in self._recorders:
+                recorder.record(measurement)
+
+
+def metrics_route(environ: Mapping[str, str], *, ship_to_host: bool) -> MetricsRoute | None:
+    """Give the way of one run into the metrics; None where nobody wants any, which costs nothing.
+
+    Metrics are made where `OTEL_METRICS_EXPORTER` or an OTLP endpoint for metrics is set; without either, on the host's
+    meter provider if the host has one of the SDK. Sampling does not thin them out: a rate needs every run.
+
+    Args:
+        ship_to_host: Whether a host's meter provider may be used.
+    """
+    if sdk_disabled():
+        return None
+    chosen = metric_destinations(environ)
+    if chosen:
+        return MetricsRoute([_SENDERS.of(destination) for destination in chosen])
+    host = _host_instruments() if ship_to_host else None
+    return MetricsRoute([host]) if host is not None else None
+
+
+# --- exporters that the environment names --------------------------------------------------------------------------------
+
+
+def metric_destinations(environ: Mapping[str, str]) -> tuple[MetricDestination, ...]:
+    """Give the exporters that the environment asks for, each once.
+
+    See: OpenTelemetry specification, "Environment variables": exporter selection and OTLP exporter.
+    """
+    return _destinations(tuple(environ.get(name, "").strip() for name in _VARIABLES))
+
+
+@functools.lru_cache(maxsize=8)
+def _destinations(values: tuple[str, ...]) -> tuple[MetricDestination, ...]:
+    environ = {name: value for name, value in zip(_VARIABLES, values, strict=True) if value}
+    endpoint = _first(environ, "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    default = "none" if endpoint is None else "otlp"
+    names = [name.strip() for name in environ.get("OTEL_METRICS_EXPORTER", default).split(",") if name.strip()]
+    if "none" in names:
+        return ()
+    return tuple(_destination(name, endpoint, environ) for name in dict.fromkeys(names))
+
+
+def _destination(name: str, endpoint: str | None, environ: Mapping[str, str]) -> MetricDestination:
+    is_otlp = name.startswith("otlp")
+    if name == "otlp":
+        asked = _first(environ, "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+        name = _ENTRY_POINT_OF.get(asked or _protocol_of(endpoint), name)
+    return MetricDestination(
+        exporter=name,
+        name=_shown(endpoint) if is_otlp and endpoint is not None else name,
+        interval_seconds=_seconds(environ, "OTEL_METRIC_EXPORT_INTERVAL", 60.0),
+        timeout_seconds=_seconds(environ, "OTEL_METRIC_EXPORT_TIMEOUT", 30.0),
+    )
+
+
+def _first(environ: Mapping[str, str], *names: str) -> str | None:
+    return next((environ[name] for name in names if name in environ), None)
+
+
+def _protocol_of(endpoint: str | None) -> str:
+    return _PROTOCOL_OF_PORT.get(_parts(endpoint or "").port or 0, _DEFAULT_PROTOCOL)
+
+
+def _parts(endpoint: str) -> SplitResult:
+    return urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+
+
+def _shown(endpoint: str) -> str:
+    """Give an endpoint as people may see it: a URL may hold a password or a key."""
+    parts = _parts(endpoint)
+    return f"{parts.scheme or 'http'}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        seconds = float(environ.get(name, default * 1000)) / 1000
+    except ValueError:
+        seconds = 0.0
+    if seconds > 0:
+        return seconds
+    logger.warning("%s=%r is no number of milliseconds above 0; %g s it is", name, environ.get(name), default)
+    return default
+
+
+# --- what lives as long as the process -----------------------------------------------------------------------------------
+
+
+class Senders:
+    """The senders of this process, one for each destination: what runs add is summed up over all of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_destination: dict[MetricDestination, MetricSender] = {}
+
+    def of(self, destination: MetricDestination) -> MetricSender:
+        """Give the sender to a destination, begun when it is first asked for."""
+        with self._lock:
+            sender = self._by_destination.get(destination)
+            if sender is None:
+                sender = self._by_destination[destination] = MetricSender(destination)
+            return sender
+
+    def begin_to_end(self) -> None:
+        """Have all of them send once more and end, side by side."""
+        for sender in self._by_destination.values():
+            sender.begin_to_end()
+
+    def end(self, deadline: float) -> None:
+        """Wait until all have ended, until `deadline` on the monotonic clock at the latest."""
+        self.begin_to_end()
+        for sender in self._by_destination.values():
+            sender.end(deadline)
+
+
+_SENDERS: Final = Senders()
+if hasattr(os, "register_at_fork"):
+    # A child begins with nothing measured: what its parent measured is the parent's to send, and threads do not fork.
+    os.register_at_fork(after_in_child=lambda: _SENDERS.__init__())  # type: ignore[misc]  # the same object, as new
+
+
+# --- the host's ----------------------------------------------------------------------------------------------------------
+
+
+def _host_instruments() -> Recorder | None:
+    """Give our instruments on the host's meter provider, always the same ones."""
+    sdk = sys.modules.get(_SDK)
+    if sdk is None:
+        return None  # nobody has loaded the metrics SDK, so nobody has a provider of it
+    provider: Any = otel_metrics.get_meter_provider()
+    if not isinstance(provider, sdk.MeterProvider):
+        return None
+    from configurable_agents.observability.metric_sdk import Instruments
+
+    # Kept by the provider itself: a mapping of ours would keep both alive for ever.
+    made: Recorder = vars(provider).get(_INSTRUMENTS) or vars(provider).setdefault(_INSTRUMENTS, Instruments(provider))
+    return made
