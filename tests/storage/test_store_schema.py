@@ -36,7 +36,11 @@ def plain_connection(target: str) -> Iterator[sa.Connection]:
 
 def schema(target: str) -> list[Any]:
     """List everything that the database says of its own schema."""
-    sqlite = ["SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2"]
+    sqlite = [
+        # Of a table its columns: its text shows which of them were added later.
+        "SELECT type, name, tbl_name, iif(type = 'table', '', sql) FROM sqlite_master ORDER BY 1, 2",
+        "SELECT m.name, c.* FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE m.type = 'table' ORDER BY 1, 2",
+    ]
     postgresql = [
         (
             "SELECT table_name, column_name, data_type, is_nullable, collation_name, column_default"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from configurable_agents.observability.records import to_record
-from configurable_agents.storage.base import StorageBackend
+from configurable_agents.storage.base import DeliveryRecord, RunId, StorageBackend
 from configurable_agents.storage.factory import locate, open_writer, store_target
 from configurable_agents.storage.writer import Writer
 
@@ -48,6 +49,17 @@ class StoreSpanExporter(SpanExporter):
     def record_start(self, span: ReadableSpan) -> None:
         """Keep the start of a run or node, so that one that its process did not survive is known."""
         self._open().write([to_record(span)])
+
+    def mark_delivered(self, run_id: RunId, destination: str) -> None:
+        """Note that every span of a run has been delivered, so that nobody delivers it there again.
+
+        Never raises, and may be called from any thread; without the mark the run is delivered twice, which is harmless.
+        """
+        mark = DeliveryRecord(run_id=run_id, destination=destination, delivered_at_unix_nano=time.time_ns())
+        try:
+            self._open().write([mark])
+        except Exception:  # whoever delivers spans has nobody to tell
+            logger.exception("could not note that run %s was delivered to %s", run_id, destination)
 
     def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
         """Have a run's records committed at once and be told; True if there is nothing to wait for."""

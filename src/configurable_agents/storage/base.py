@@ -50,11 +50,13 @@ class _Span:
     events_json: str | None = None
     """JSON array of `{name, time_unix_nano, attributes}`; None if there are none."""
     links_json: str | None = None
-    """JSON array of `{trace_id, span_id, attributes}`; None if there are none."""
+    """JSON array of `{trace_id, span_id, attributes}`, and of what else a link has; None if there are none."""
     scope_json: str | None = None
-    """JSON object `{name, version}` of the instrumentation scope; None for ours."""
+    """JSON object `{name, version}` of the instrumentation scope; None for ours (of a run: in its present version)."""
     trace_flags: int = 0
-    """W3C trace flags: bit 0 says that the span was sampled, and so shipped."""
+    """OTLP's span flags: bit 0 (W3C) says that the span was sampled, and so shipped, bit 9 that its parent is remote."""
+    trace_state: str | None = None
+    """W3C tracestate, as its header says it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,8 @@ class WorkflowRunRecord(_Span, _Totals, _Outcome):
     reads_from_json: str | None = None
     """Of a run that ended: seqs of the node executions whose states together are its result."""
     node_executions: int = 0
+    resource_json: str | None = None
+    """JSON object of what its resource has other than our default; of all spans of the run. None if that is nothing."""
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
@@ -211,9 +215,24 @@ class SpanRecord(_Span):
     """None where unknown, never 0 for that."""
     duration_seconds: float | None = None
     error_type: str | None = None
+    resource_json: str | None = None
+    """Of a foreign span, as `WorkflowRunRecord.resource_json`; one of a run has the run's."""
 
 
 Record = WorkflowRunRecord | ExecutionStateRecord | SpanRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryRecord:
+    """A mark: a run, with every span of it, has been delivered to a destination."""
+
+    run_id: RunId
+    destination: str
+    """As people may see it: an endpoint without credentials, or an exporter's name."""
+    delivered_at_unix_nano: int
+
+
+AnyRecord = Record | DeliveryRecord
 
 
 class SpanKey(NamedTuple):
@@ -267,13 +286,29 @@ class AbstractWorkflowRunRepository(ABC):
         status: str | None = None,
         since_unix_nano: int | None = None,
         before_run_id: str | None = None,
+        undelivered_to: str | None = None,
         limit: int = 20,
     ) -> list[WorkflowRunRecord]:
-        """List runs, the newest first, without their config texts; `before_run_id` gives the next page."""
+        """List runs, the newest first, without their config texts; `before_run_id` gives the next page.
+
+        With `undelivered_to`: only those that have ended, were sampled, and have no mark for this destination.
+        """
+
+    @abstractmethod
+    def mark_delivered(self, marks: Sequence[DeliveryRecord]) -> None:
+        """Note where runs have been delivered to; a mark of a run that is not there is none.
+
+        Raises:
+            StorageError: Nothing of it was written.
+        """
+
+    @abstractmethod
+    def list_deliveries(self, run_id: str) -> list[DeliveryRecord]:
+        """List where a run has been delivered to, by destination; `run_id` is a whole id."""
 
     @abstractmethod
     def delete(self, run_id: str) -> None:
-        """Delete a run with its node executions and spans.
+        """Delete a run with its node executions, spans and marks.
 
         Raises:
             RunNotFoundError: There is none with exactly this id.
@@ -376,7 +411,7 @@ class StorageBackend(ABC):
         return iter((self.runs, self.execution_states))
 
     @abstractmethod
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, records: Sequence[AnyRecord]) -> None:
         """Write records of any kind in one transaction.
 
         Raises:
@@ -423,17 +458,20 @@ def _object(text: str | None) -> dict[str, Any]:
 
 
 def by_kind(
-    records: Sequence[Record],
-) -> tuple[list[WorkflowRunRecord], list[ExecutionStateRecord], list[SpanRecord]]:
-    """Sort records into runs, node executions and other spans, each in the order given."""
+    records: Sequence[AnyRecord],
+) -> tuple[list[WorkflowRunRecord], list[ExecutionStateRecord], list[SpanRecord], list[DeliveryRecord]]:
+    """Sort records into runs, node executions, other spans and marks, each in the order given."""
     runs: list[WorkflowRunRecord] = []
     states: list[ExecutionStateRecord] = []
     spans: list[SpanRecord] = []
+    marks: list[DeliveryRecord] = []
     for record in records:
         if isinstance(record, WorkflowRunRecord):
             runs.append(record)
         elif isinstance(record, ExecutionStateRecord):
             states.append(record)
-        else:
+        elif isinstance(record, SpanRecord):
             spans.append(record)
-    return runs, states, spans
+        else:
+            marks.append(record)
+    return runs, states, spans, marks

@@ -7,7 +7,13 @@ from typing import Any, Final
 
 import orjson
 
-from configurable_agents.storage.base import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord
+from configurable_agents.storage.base import (
+    AnyRecord,
+    DeliveryRecord,
+    ExecutionStateRecord,
+    SpanRecord,
+    WorkflowRunRecord,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +26,13 @@ class OpenSpan:
     trace_id: str
 
 
-_KINDS: Final[dict[str, type[WorkflowRunRecord] | type[ExecutionStateRecord] | type[SpanRecord]]] = {
+_KINDS: Final[
+    dict[str, type[WorkflowRunRecord] | type[ExecutionStateRecord] | type[SpanRecord] | type[DeliveryRecord]]
+] = {
     "run": WorkflowRunRecord,
     "node": ExecutionStateRecord,
     "span": SpanRecord,
+    "delivery": DeliveryRecord,
 }
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 _FIELDS: Final = {
@@ -34,7 +43,7 @@ _FIELDS: Final = {
 _KNOWN: Final = {kind: frozenset(name for name, _ in names) for kind, names in _FIELDS.items()}
 
 
-def encode_record(record: Record | OpenSpan) -> bytes:
+def encode_record(record: AnyRecord | OpenSpan) -> bytes:
     """Give the record as one JSON object; the content in it stays the JSON text that it is."""
     if isinstance(record, OpenSpan):
         return orjson.dumps({"open": record.kind, "span_id": record.span_id, "trace_id": record.trace_id})
@@ -51,7 +60,7 @@ def encode_record(record: Record | OpenSpan) -> bytes:
         return orjson.dumps({name: _clean(value) for name, value in kept.items()})
 
 
-def decode_record(data: bytes) -> Record | OpenSpan:
+def decode_record(data: bytes) -> AnyRecord | OpenSpan:
     """Give the record that `encode_record` made the bytes of; fields of a later version are left out.
 
     Raises:

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-SCHEMA_REVISION: Final = "0002"
+SCHEMA_REVISION: Final = "0003"
 """The Alembic revision that this module describes; a test compares it with the migrations' head."""
-OLDER_REVISIONS: Final = frozenset({"", "0001"})
+OLDER_REVISIONS: Final = frozenset({"", "0001", "0002"})
 """Those that are upgraded; any other was written by a newer version. (Empty: all migrations were taken back.)"""
 VERSION_TABLE: Final = "configurable_agents_version"
 """Alembic's table under a name of our own, so that a store can live in the database of a program that uses Alembic too."""
@@ -54,6 +54,7 @@ def _span_columns() -> list[sa.Column[Any]]:
         _optional("links_json", sa.Text),
         _optional("scope_json", sa.Text),
         _required("trace_flags", sa.Integer),
+        _optional("trace_state", sa.Text),
         # Our span ids are time-ordered: with them in front, new rows go to the end of the key's tree.
         sa.PrimaryKeyConstraint("span_id", "trace_id"),  # type: ignore[list-item]  # SQLAlchemy takes both in one list
     ]
@@ -104,6 +105,7 @@ workflow_runs = sa.Table(
     _optional("reducers_json", sa.Text),
     _optional("reads_from_json", sa.Text),
     *_span_columns(),
+    _optional("resource_json", sa.Text),
     # Latest runs and a run by its id. Not unique: one odd record must not make a whole batch fail.
     sa.Index("ix_workflow_runs_run_id", "run_id"),
     sa.Index("ix_workflow_runs_workflow_name", "workflow_name", "run_id"),
@@ -158,6 +160,7 @@ spans = sa.Table(
     _optional("duration_seconds", sa.Double),
     _optional("error_type", sa.Text),
     *_span_columns(),
+    _optional("resource_json", sa.Text),
     sa.Index("ix_spans_run_id", "run_id", "start_time_unix_nano"),
     # Cost by model and day is answered from this index alone; tool calls and foreign spans are not in it.
     sa.Index(
@@ -182,4 +185,13 @@ run_leases = sa.Table(
     # On the database's clock, in seconds.
     _required("lease_until_unix", sa.Double),
     sa.PrimaryKeyConstraint("span_id", "trace_id"),
+)
+
+run_deliveries = sa.Table(
+    "run_deliveries",
+    metadata,
+    _required("run_id", _Id),
+    _required("destination", sa.Text),
+    _required("delivered_at_unix_nano", sa.BigInteger),
+    sa.PrimaryKeyConstraint("run_id", "destination"),
 )

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
 from configurable_agents.storage.base import StorageBackend
-from configurable_agents.storage.models import execution_states, spans, workflow_configs, workflow_runs
+from configurable_agents.storage.models import execution_states, run_deliveries, spans, workflow_configs, workflow_runs
 from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
 from configurable_agents.storage.space import give_back, size_of, used_bytes_of
 from configurable_agents.storage.upkeep import sql_store
@@ -21,7 +21,7 @@ _BATCH_RUNS: Final = 100
 """Runs deleted in one transaction: those who write have their turn in between."""
 _ROUNDS: Final = 8
 """How often at most the size is looked at again; the first estimate is nearly always right."""
-_TABLES: Final = (workflow_runs, execution_states, spans)
+_TABLES: Final = (workflow_runs, execution_states, spans, run_deliveries)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +161,15 @@ def _delete_batch(connection: sa.Connection, run_ids: Sequence[str]) -> None:
 
 
 def _delete_rest(connection: sa.Connection, cutoff: int | None) -> None:
-    """Delete what belongs to no run: texts of workflow files, and old spans of other programs."""
+    """Delete what belongs to no run: texts of workflow files, marks, and old spans of other programs."""
     if connection.dialect.name == "postgresql":
         # Another writer must not begin to use a text between the look and its deletion.
         connection.exec_driver_sql(f"LOCK TABLE {workflow_configs.name} IN SHARE ROW EXCLUSIVE MODE")
     used = sa.exists().where(workflow_runs.c.config_sha256 == workflow_configs.c.sha256)
     connection.execute(workflow_configs.delete().where(~used))
+    # One may have been made while its run was being deleted.
+    marked = sa.exists().where(workflow_runs.c.run_id == run_deliveries.c.run_id)
+    connection.execute(run_deliveries.delete().where(~marked))
     if cutoff is not None:
         for table in (execution_states, spans):
             owned = sa.exists().where(workflow_runs.c.run_id == table.c.run_id)

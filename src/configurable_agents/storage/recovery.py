@@ -16,7 +16,8 @@ from typing import Final
 from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
 from configurable_agents.storage.base import (
-    Record,
+    AnyRecord,
+    DeliveryRecord,
     SpanKey,
     SpanRecord,
     StorageBackend,
@@ -51,10 +52,10 @@ class _Open:
     runs: set[SpanKey] = field(default_factory=set)
     nodes: set[SpanKey] = field(default_factory=set)
 
-    def look_at(self, record: Record | OpenSpan) -> None:
+    def look_at(self, record: AnyRecord | OpenSpan) -> None:
         if isinstance(record, OpenSpan):
             (self.runs if record.kind == "run" else self.nodes).add(SpanKey(record.span_id, record.trace_id))
-        elif not isinstance(record, SpanRecord):
+        elif not isinstance(record, SpanRecord | DeliveryRecord):
             spans = self.runs if isinstance(record, WorkflowRunRecord) else self.nodes
             key = SpanKey(record.span_id, record.trace_id)
             (spans.add if record.status == Status.RUNNING else spans.discard)(key)
@@ -118,7 +119,7 @@ def _close(held: Sequence[_Held]) -> None:
 
 def _replay(directory: Path, held: Sequence[_Held], backend: StorageBackend, recovered: Recovered) -> None:
     still_open = _Open()
-    batch: list[Record] = []
+    batch: list[AnyRecord] = []
     for _, fd in held:
         data = _whole(fd)
         committed = committed_end(data)
@@ -142,7 +143,7 @@ def _replay(directory: Path, held: Sequence[_Held], backend: StorageBackend, rec
         backend.mark_interrupted(sorted(still_open.runs), sorted(still_open.nodes))
 
 
-def _write(directory: Path, batch: Sequence[Record], backend: StorageBackend, recovered: Recovered) -> None:
+def _write(directory: Path, batch: Sequence[AnyRecord], backend: StorageBackend, recovered: Recovered) -> None:
     refused = write_or_isolate(backend, batch)
     recovered.records += len(batch) - len(refused)
     recovered.refused += len(refused)
@@ -156,7 +157,7 @@ def _whole(fd: int) -> bytes:
         return file.read()
 
 
-def write_or_isolate(backend: StorageBackend, records: Sequence[Record]) -> list[Record]:
+def write_or_isolate(backend: StorageBackend, records: Sequence[AnyRecord]) -> list[AnyRecord]:
     """Write records in one transaction; if one of them is refused, write the others without it.
 
     Returns:
@@ -173,14 +174,18 @@ def write_or_isolate(backend: StorageBackend, records: Sequence[Record]) -> list
         if not error.refused:
             raise
         if len(records) == 1:
-            logger.exception("the store refused a record of the span %r", records[0].name)
+            logger.exception("the store refused a record of %s", _what(records[0]))
             return list(records)
         half = len(records) // 2
         return write_or_isolate(backend, records[:half]) + write_or_isolate(backend, records[half:])
     return []
 
 
-def quarantine(directory: Path, records: Sequence[Record]) -> None:
+def _what(record: AnyRecord) -> str:
+    return f"the run {record.run_id}" if isinstance(record, DeliveryRecord) else f"the span {record.name!r}"
+
+
+def quarantine(directory: Path, records: Sequence[AnyRecord]) -> None:
     """Keep records that the database refuses, beside the journal."""
     _put_aside(directory, [encode_record(record) for record in records])
 

@@ -13,12 +13,13 @@ import sqlalchemy as sa
 
 from configurable_agents.errors import RunNotFoundError, StorageError
 from configurable_agents.semconv import Status
-from configurable_agents.storage import leases, statements
+from configurable_agents.storage import deliveries, leases, statements
 from configurable_agents.storage.base import (
     AbstractExecutionStateRepository,
     AbstractWorkflowRunRepository,
+    AnyRecord,
+    DeliveryRecord,
     ExecutionStateRecord,
-    Record,
     SpanKey,
     SpanRecord,
     StorageBackend,
@@ -26,7 +27,7 @@ from configurable_agents.storage.base import (
     by_kind,
 )
 from configurable_agents.storage.database import Database
-from configurable_agents.storage.models import execution_states, spans, workflow_configs, workflow_runs
+from configurable_agents.storage.models import execution_states, run_deliveries, spans, workflow_configs, workflow_runs
 from configurable_agents.storage.recovery import recover
 
 logger = logging.getLogger(__name__)
@@ -75,9 +76,10 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
         status: str | None = None,
         since_unix_nano: int | None = None,
         before_run_id: str | None = None,
+        undelivered_to: str | None = None,
         limit: int = 20,
     ) -> list[WorkflowRunRecord]:
-        """List runs, the newest first."""
+        """List runs, the newest first (see the base class)."""
         self._take_up()
         query = sa.select(workflow_runs).order_by(_NEWEST_FIRST).limit(limit)
         if workflow_name is not None:
@@ -91,6 +93,8 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
             query = query.where(workflow_runs.c.start_time_unix_nano >= since_unix_nano)
         if before_run_id is not None:
             query = query.where(workflow_runs.c.run_id < before_run_id)
+        if undelivered_to is not None:
+            query = query.where(*deliveries.undelivered_to(statements.storable(undelivered_to)))
         return self._database.run(lambda connection: _records(WorkflowRunRecord, connection.execute(query)))
 
     def _take_up(self) -> None:
@@ -98,8 +102,17 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
         if self._before_listing is not None:
             self._before_listing()
 
+    def mark_delivered(self, marks: Sequence[DeliveryRecord]) -> None:
+        """Note where runs have been delivered to; a mark of a run that is not there is none."""
+        if marks:
+            self._database.run(lambda connection: deliveries.mark(connection, marks), write=True)
+
+    def list_deliveries(self, run_id: str) -> list[DeliveryRecord]:
+        """List where a run has been delivered to, by destination."""
+        return self._database.run(lambda connection: deliveries.of_run(connection, statements.storable(run_id)))
+
     def delete(self, run_id: str) -> None:
-        """Delete a run with its node executions, its spans, and its workflow text if no other run has it."""
+        """Delete a run with its node executions, spans and marks, and its workflow text if no other run has it."""
         self._database.run(lambda connection: _delete(connection, statements.storable(run_id)), write=True)
 
 
@@ -171,9 +184,9 @@ class SqlAlchemyStorageBackend(StorageBackend):
         """The file of a SQLite store."""
         return self._file
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, records: Sequence[AnyRecord]) -> None:
         """Write records of any kind in one transaction, through the repositories."""
-        runs, states, others = by_kind(records)
+        runs, states, others, marks = by_kind(records)
 
         def work(connection: sa.Connection) -> None:
             self.runs.upsert_many(runs)
@@ -182,6 +195,7 @@ class SqlAlchemyStorageBackend(StorageBackend):
                 leases.give_up(connection, [_key(run) for run in runs if run.status != Status.RUNNING])
             self.execution_states.upsert_many(states)
             self.execution_states.upsert_spans(others)
+            self.runs.mark_delivered(marks)
 
         if records:
             self._database.run(work, write=True)
@@ -339,7 +353,7 @@ def _delete(connection: sa.Connection, run_id: str) -> None:
     hashes = list(connection.execute(sa.select(runs.c.config_sha256).where(runs.c.run_id == run_id)).scalars())
     if not hashes:
         raise RunNotFoundError(run_id)
-    for table in (runs, execution_states, spans):
+    for table in (runs, execution_states, spans, run_deliveries):
         connection.execute(table.delete().where(table.c.run_id == run_id))
     in_use = sa.exists().where(runs.c.config_sha256 == workflow_configs.c.sha256)
     connection.execute(workflow_configs.delete().where(workflow_configs.c.sha256.in_(hashes), ~in_use))

@@ -22,7 +22,14 @@ from typing import Final
 
 from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import Record, SpanKey, SpanRecord, StorageBackend, WorkflowRunRecord
+from configurable_agents.storage.base import (
+    AnyRecord,
+    DeliveryRecord,
+    SpanKey,
+    SpanRecord,
+    StorageBackend,
+    WorkflowRunRecord,
+)
 from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
 from configurable_agents.storage.journal import Journal, JournalError, Position
 from configurable_agents.storage.recovery import quarantine, write_or_isolate
@@ -55,7 +62,7 @@ _NOWHERE: Final = Position(0, 0, 0)
 class _Entry:
     """A record on its way."""
 
-    record: Record | None
+    record: AnyRecord | None
     """None where only the journal has it."""
     journal: Journal | None
     """None where only the memory has it."""
@@ -63,7 +70,9 @@ class _Entry:
     """Where it stands in the journal."""
     size: int
     run_id: str | None
-    span_id: str
+    """The run that lacks something without it; None for a mark, which is no part of its run."""
+    key: str
+    """A later record with the same key says everything that this one does."""
 
 
 class Writer:
@@ -131,7 +140,7 @@ class Writer:
         """Have nobody wait for the store until a commit succeeds: it did not do so while somebody waited."""
         self._late = True
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, records: Sequence[AnyRecord]) -> None:
         """Make records durable, and have them committed soon."""
         with self._changed:
             for record in records:
@@ -220,20 +229,21 @@ class Writer:
 
     # --- appending: on the run's thread, the lock held -----------------------------------------------------------------
 
-    def _append(self, record: Record) -> None:
+    def _append(self, record: AnyRecord) -> None:
         payload = encode_record(record)
+        run_id = _run_of(record)
         journal, position = self._journaled(payload)
         self._note_open(record)
         limit = MEMORY_BYTES_WITHOUT_JOURNAL if journal is None else MEMORY_BYTES
         keep = self._waiting_bytes + len(payload) <= limit
         if journal is None and not keep:
-            self._lost([record.run_id])
+            self._lost([run_id])
             return
-        entry = _Entry(record if keep else None, journal, position, len(payload), record.run_id, record.span_id)
+        entry = _Entry(record if keep else None, journal, position, len(payload), run_id, _key_of(record))
         self._queue.append(entry)
         self._waiting_bytes += entry.size if keep else 0
-        if record.run_id is not None:
-            self._waiting_of_run[record.run_id] += 1
+        if run_id is not None:
+            self._waiting_of_run[run_id] += 1
 
     def _journaled(self, payload: bytes) -> tuple[Journal | None, Position]:
         while journal := self._journal or self._next_journal():
@@ -267,8 +277,8 @@ class Writer:
     def _all_journals(self) -> list[Journal]:
         return [*self._full_journals, *([self._journal] if self._journal is not None else [])]
 
-    def _note_open(self, record: Record) -> None:
-        if isinstance(record, SpanRecord):
+    def _note_open(self, record: AnyRecord) -> None:
+        if isinstance(record, SpanRecord | DeliveryRecord):
             return
         if record.status != Status.RUNNING:
             self._open_spans.pop(record.span_id, None)
@@ -372,10 +382,10 @@ class Writer:
         refused = write_or_isolate(backend, records)
         if refused and self._journals:
             quarantine(self._journals[0] if self._journal is None else self._journal.directory, refused)
-        return lost + [record.run_id for record in refused]
+        return lost + [_run_of(record) for record in refused]
 
-    def _read(self, batch: Sequence[_Entry]) -> tuple[list[Record], list[str | None]]:
-        records: list[Record] = []
+    def _read(self, batch: Sequence[_Entry]) -> tuple[list[AnyRecord], list[str | None]]:
+        records: list[AnyRecord] = []
         lost: list[str | None] = []
         for entry in batch:
             try:
@@ -385,7 +395,7 @@ class Writer:
                 lost.append(entry.run_id)
         return records, lost
 
-    def _record_of(self, entry: _Entry) -> Record:
+    def _record_of(self, entry: _Entry) -> AnyRecord:
         if entry.record is not None:
             return entry.record
         record = None if entry.journal is None else decode_record(entry.journal.read(entry.position))
@@ -419,7 +429,8 @@ class Writer:
         records = (
             record
             for record in decoded
-            if not isinstance(record, OpenSpan) and (record.run_id in run_ids or record.trace_id in trace_ids)
+            if not isinstance(record, OpenSpan | DeliveryRecord)
+            and (record.run_id in run_ids or record.trace_id in trace_ids)
         )
         while batch := list(islice(records, BATCH_RECORDS)):
             write_or_isolate(backend, batch)  # what is refused was so before, and is counted
@@ -485,6 +496,14 @@ class Writer:
         self._begin()
 
 
+def _run_of(record: AnyRecord) -> str | None:
+    return None if isinstance(record, DeliveryRecord) else record.run_id
+
+
+def _key_of(record: AnyRecord) -> str:
+    return f"{record.run_id} {record.destination}" if isinstance(record, DeliveryRecord) else record.span_id
+
+
 def _tell(calls: Sequence[Callable[[], None]]) -> None:
     for call in calls:
         with contextlib.suppress(RuntimeError):  # its event loop has closed meanwhile
@@ -493,8 +512,8 @@ def _tell(calls: Sequence[Callable[[], None]]) -> None:
 
 def _without_starts_that_ended(batch: Sequence[_Entry]) -> list[_Entry]:
     """Leave out starts whose end is in the same group: the end says everything."""
-    last = {entry.span_id: index for index, entry in enumerate(batch)}
-    return [entry for index, entry in enumerate(batch) if last[entry.span_id] == index]
+    last = {entry.key: index for index, entry in enumerate(batch)}
+    return [entry for index, entry in enumerate(batch) if last[entry.key] == index]
 
 
 def _commit_for_ever(writer_ref: weakref.ref[Writer]) -> None:
