@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -17,6 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, Tracer, TracerProvider
 from opentelemetry.trace import Link, NonRecordingSpan
+from opentelemetry.util.types import AttributeValue
 
 from configurable_agents.observability.content import ShippedSpan, ShipRules, shippable, shippable_attributes
 from configurable_agents.observability.kept import kept_scope
@@ -88,6 +90,12 @@ class _Twin(Span):
     """A span of ours as the host's processors see it; the SDK lets its class be made through a subclass only."""
 
 
+class _Open(NamedTuple):
+    twin: _Twin
+    attributes: Mapping[str, AttributeValue]
+    """What it was started with."""
+
+
 class _HostRoute:
     """Shows the host's processors the sampled spans of one run, at their start and at their end."""
 
@@ -97,15 +105,16 @@ class _HostRoute:
         self._kept = kept
         self._context = otel_context.get_current()
         """Where the run was called: processors read baggage from it."""
-        self._open: dict[int, _Twin] = {}
+        self._open: dict[int, _Open] = {}
 
     def on_start(self, span: ReadableSpan) -> None:
         """Start the twin; what a processor sets on it stays on it."""
         context = span.get_span_context()
         if context is None or not context.trace_flags.sampled:
             return
-        twin = self._twin(span)
-        self._open[context.span_id] = twin
+        attributes = shippable_attributes(span.attributes, self._rules)
+        twin = self._twin(span, attributes)
+        self._open[context.span_id] = _Open(twin, attributes)
         try:
             twin.start(start_time=span.start_time, parent_context=self._parent_context(span))
         except Exception as error:  # noqa: BLE001 - a run does not fail because of a foreign processor
@@ -114,22 +123,22 @@ class _HostRoute:
     def on_end(self, span: ReadableSpan) -> None:
         """End the twin as the span has ended."""
         context = span.get_span_context()
-        twin = self._open.pop(context.span_id, None) if context else None
-        if twin is None:
+        opened = self._open.pop(context.span_id, None) if context else None
+        if opened is None:
             return
         try:
-            _finish(twin, shippable(span, self._rules, self._host.resource, kept=self._kept))
+            _finish(opened, shippable(span, self._rules, self._host.resource, kept=self._kept))
         except Exception as error:  # noqa: BLE001 - as above
             self._host.failed(error)
 
-    def _twin(self, span: ReadableSpan) -> _Twin:
+    def _twin(self, span: ReadableSpan, attributes: Mapping[str, AttributeValue]) -> _Twin:
         scope = span.instrumentation_scope
         return _Twin(
             name=span.name,
             context=span.get_span_context(),  # type: ignore[arg-type]  # the caller has looked
             parent=span.parent,
             resource=self._host.resource,
-            attributes=shippable_attributes(span.attributes, self._rules),
+            attributes=attributes,
             # Copies: a span gives the links that it is made with attributes cut to its limits.
             links=[Link(link.context, link.attributes) for link in span.links],
             kind=span.kind,
@@ -143,12 +152,14 @@ class _HostRoute:
         parent = span.parent
         if parent is None or trace.get_current_span(self._context).get_span_context() == parent:
             return self._context
-        twin = self._open.get(parent.span_id)
-        return trace.set_span_in_context(NonRecordingSpan(parent) if twin is None else twin, self._context)
+        opened = self._open.get(parent.span_id)
+        return trace.set_span_in_context(opened.twin if opened else NonRecordingSpan(parent), self._context)
 
 
-def _finish(twin: _Twin, shipped: ShippedSpan) -> None:
-    twin.set_attributes(dict(shipped.attributes or {}))
+def _finish(opened: _Open, shipped: ShippedSpan) -> None:
+    twin, before = opened.twin, opened.attributes
+    # Setting an attribute costs more than comparing it: the SDK checks and cuts each value.
+    twin.set_attributes({key: value for key, value in (shipped.attributes or {}).items() if before.get(key) != value})
     for event in shipped.events:
         twin.add_event(event.name, event.attributes, event.timestamp)
     for link in shipped.links[len(twin.links) :]:
