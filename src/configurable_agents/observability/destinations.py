@@ -1,0 +1,276 @@
+"""Says where spans are shipped to: what option, environment and file name, in this order. Opens exporters, late."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from configurable_agents.errors import ConfigError, InputError, Problem
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from configurable_agents.config.schema import OtlpConfig
+
+logger = logging.getLogger(__name__)
+
+Protocol = Literal["grpc", "http/protobuf"]
+Headers = tuple[tuple[str, str], ...]
+
+OTLP: Final = "otlp"
+NONE: Final = "none"
+GROUP: Final = "opentelemetry_traces_exporter"
+"""Entry points under which packages offer exporters."""
+
+_OURS: Final = "configurable_agents"
+_PATH: Final = "/v1/traces"
+_DEFAULT_ENDPOINT: Final = "http://localhost:4317"
+_OTLP_NAMES: Final[Mapping[str, Protocol | None]] = {
+    OTLP: None,
+    "otlp_proto_grpc": "grpc",
+    "otlp_proto_http": "http/protobuf",
+}
+_PROTOCOL_OF_PORT: Final[Mapping[int | None, Protocol]] = {4317: "grpc", 4318: "http/protobuf"}
+_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+_HEADER_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One place that spans are shipped to."""
+
+    exporter: str = OTLP
+    """`otlp`, or the name of an entry point."""
+    endpoint: str | None = None
+    """For `otlp` a whole URL."""
+    protocol: Protocol | None = None
+    headers: Headers = field(default=(), repr=False)
+    """Secrets; names in lower case."""
+
+    @property
+    def name(self) -> str:
+        """The place as people may see it, and as the store notes what was delivered: without credentials."""
+        if self.endpoint is None:
+            return self.exporter
+        parts = urlsplit(self.endpoint)
+        if parts.scheme == "unix":
+            return self.endpoint
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """What must not be seen: the headers' values, also without a scheme as `Bearer`, and the URL's password."""
+        values = {value for _, text in self.headers for value in (text, text.rpartition(" ")[2])}
+        password = urlsplit(self.endpoint).password if self.endpoint else None
+        return frozenset(value for value in (*values, unquote(password or "")) if value)
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether what is shipped crosses a network unencrypted."""
+        parts = urlsplit(self.endpoint or "")
+        return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+
+
+def destinations(
+    otlp: str | None,
+    config: OtlpConfig | None,
+    environ: Mapping[str, str],
+    *,
+    protocol: Protocol | None = None,
+) -> tuple[Destination, ...]:
+    """Say where the spans of a run are shipped: where the option says, else the environment, else the file, else nowhere.
+
+    Args:
+        otlp: An OTLP endpoint as `http://127.0.0.1:4318`; `none` ships nothing.
+        config: The file's `config.observability.otlp`, its variables filled in.
+        protocol: For `otlp`; without one the port decides.
+
+    Raises:
+        InputError: `otlp` is no endpoint.
+        ConfigError: The file's endpoint is none, or its `headers_env` names a variable that is not set or holds no headers.
+    """
+    if otlp is not None:
+        return () if otlp.strip().lower() == NONE else (_of_option(otlp, protocol, environ),)
+    named = environ.get("OTEL_TRACES_EXPORTER", "").strip()
+    if named or environ.get(_TRACES_ENDPOINT) or environ.get(_ENDPOINT):
+        return tuple(dict.fromkeys(_of_environment(named or OTLP, environ)))
+    return () if config is None else (_of_file(config, environ),)
+
+
+def _of_option(otlp: str, protocol: Protocol | None, environ: Mapping[str, str]) -> Destination:
+    parts = _parts(otlp)
+    if parts is None:
+        shown = otlp.strip().rpartition("@")[2][:100]
+        raise InputError([f"otlp: {shown!r} is no endpoint; give a URL as http://127.0.0.1:4318"])
+    protocol = protocol or _PROTOCOL_OF_PORT.get(parts.port) or _protocol_variable(environ) or "http/protobuf"
+    return Destination(OTLP, _url(parts, protocol), protocol, _environment_headers(environ))
+
+
+def _of_file(config: OtlpConfig, environ: Mapping[str, str]) -> Destination:
+    place = "config.observability.otlp"
+    parts = _parts(config.endpoint)
+    if parts is None:
+        raise ConfigError([Problem("this is no OTLP endpoint", f"{place}.endpoint", "Give a URL as http://host:4318.")])
+    protocol = config.protocol or _PROTOCOL_OF_PORT.get(parts.port) or "http/protobuf"
+    headers: Headers = ()
+    if config.headers_env is not None:
+        if config.headers_env not in environ:
+            text = f"the environment variable {config.headers_env!r} is not set"
+            remedy = f"Set it before the run: export {config.headers_env}=key=value,…"
+            raise ConfigError([Problem(text, f"{place}.headers_env", remedy)])
+        found = _headers(environ[config.headers_env])
+        if found is None:
+            text = f"what the environment variable {config.headers_env!r} holds is no list of headers"
+            raise ConfigError([Problem(text, f"{place}.headers_env", "Write key=value,key2=value2.")])
+        headers = found
+    return Destination(OTLP, _url(parts, protocol), protocol, headers)
+
+
+def _of_environment(names: str, environ: Mapping[str, str]) -> Iterator[Destination]:
+    for name in filter(None, (name.strip() for name in names.split(","))):
+        if name in _OTLP_NAMES:
+            yield _otlp_of_environment(_OTLP_NAMES[name], environ)
+        elif name not in (NONE, _OURS):  # our store keeps everything as it is
+            yield Destination(name)
+
+
+def _otlp_of_environment(protocol: Protocol | None, environ: Mapping[str, str]) -> Destination:
+    whole = environ.get(_TRACES_ENDPOINT)
+    text = whole or environ.get(_ENDPOINT) or _DEFAULT_ENDPOINT
+    plain = (
+        environ.get("OTEL_EXPORTER_OTLP_TRACES_INSECURE") or environ.get("OTEL_EXPORTER_OTLP_INSECURE") or ""
+    ).lower()
+    parts = _parts(text, scheme="http" if plain == "true" else "https")
+    headers = _environment_headers(environ)
+    if parts is None:  # the exporter will fail, and the one warning will say so
+        return Destination(OTLP, text, protocol or _protocol_variable(environ) or "grpc", headers)
+    protocol = protocol or _protocol_variable(environ) or _PROTOCOL_OF_PORT.get(parts.port) or "grpc"
+    # The variable for traces holds the whole URL of an HTTP endpoint, the general one its base.
+    return Destination(OTLP, parts.geturl() if whole else _url(parts, protocol), protocol, headers)
+
+
+def _protocol_variable(environ: Mapping[str, str]) -> Protocol | None:
+    text = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or ""
+    if text.strip().lower() == "grpc":
+        return "grpc"
+    # `http/json` is not in Python's SDK; who takes it takes protobuf on the same port.
+    return "http/protobuf" if text.strip().lower().startswith("http") else None
+
+
+def _parts(text: str, *, scheme: str = "http") -> SplitResult | None:
+    text = text.strip()
+    try:
+        parts = urlsplit(text if "://" in text else f"{scheme}://{text}")
+        port_is_sound = parts.port is None or parts.port > 0
+    except ValueError:
+        return None
+    if parts.scheme == "unix":
+        return parts if parts.path else None
+    return parts if parts.scheme in ("http", "https") and parts.hostname and port_is_sound else None
+
+
+def _url(parts: SplitResult, protocol: Protocol) -> str:
+    if protocol == "grpc" or parts.scheme == "unix" or parts.path.rstrip("/").endswith(_PATH):
+        return parts.geturl()
+    return parts._replace(path=parts.path.rstrip("/") + _PATH).geturl()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _environment_headers(environ: Mapping[str, str]) -> Headers:
+    name = next((n for n in _HEADER_VARIABLES if environ.get(n)), None)
+    return () if name is None else _checked_headers(name, environ[name])
+
+
+@functools.lru_cache(maxsize=8)  # so that it is said once
+def _checked_headers(name: str, text: str) -> Headers:
+    headers = _headers(text)
+    if headers is None:
+        logger.warning("%s is ignored: write key=value,key2=value2", name)
+    return headers or ()
+
+
+def _headers(text: str) -> Headers | None:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    if not all(sign and name.strip() for name, sign, _ in pairs):
+        return None
+    return tuple((unquote(name).strip().lower(), unquote(value).strip()) for name, _, value in pairs)
+
+
+# --- opening -------------------------------------------------------------------------------------------------------------
+
+
+def open_exporter(destination: Destination) -> SpanExporter:
+    """Load and open the exporter of a destination; nothing is connected to yet.
+
+    Raises:
+        LookupError: No installed package offers an exporter of that name.
+        Exception: Whatever a foreign exporter raises.
+    """
+    if destination.exporter != OTLP:
+        return _of_entry_point(destination.exporter)
+    return _grpc(destination) if destination.protocol == "grpc" else _http(destination)
+
+
+def _grpc(destination: Destination) -> SpanExporter:
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    parts = urlsplit(destination.endpoint or _DEFAULT_ENDPOINT)
+    host = parts.geturl() if parts.scheme == "unix" else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    # Without any, the exporter would take those of the environment, which may be meant for another host.
+    headers = destination.headers or (("x-otlp-client", "configurable-agents"),)
+    return OTLPSpanExporter(endpoint=host, insecure=parts.scheme in ("http", "unix"), headers=headers)
+
+
+def _http(destination: Destination) -> SpanExporter:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter(
+        endpoint=destination.endpoint, headers=dict(destination.headers), session=_session(destination)
+    )
+
+
+def _session(destination: Destination) -> Any:
+    """Make a session that takes out the headers that the exporter adds from the environment.
+
+    They may be meant for another host than the one that a file names.
+    """
+    import requests
+
+    strange = {name for name, _ in _environment_headers(os.environ)} - {name for name, _ in destination.headers}
+    if not strange:
+        return None
+    parts = urlsplit(destination.endpoint or "")
+
+    def without(request: Any) -> Any:
+        for name in strange:
+            request.headers.pop(name, None)
+        if parts.username:  # a session with an `auth` does not look at the URL's
+            requests.auth.HTTPBasicAuth(unquote(parts.username), unquote(parts.password or ""))(request)
+        return request
+
+    session = requests.Session()
+    session.auth = without  # called last, before a request is sent
+    return session
+
+
+def _of_entry_point(name: str) -> SpanExporter:
+    found = next(iter(entry_points(group=GROUP, name=name)), None)
+    if found is None:
+        have = ", ".join(sorted({OTLP, *(point.name for point in entry_points(group=GROUP))} - {_OURS}))
+        raise LookupError(f"no installed package offers an exporter {name!r}; there are {have}")
+    exporter: SpanExporter = found.load()()
+    return exporter
