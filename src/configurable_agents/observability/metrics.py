@@ -32,7 +32,6 @@ _VARIABLES: Final = (
     "OTEL_METRIC_EXPORT_TIMEOUT",
 )
 """What decides here; headers, certificates, compression and temporality the exporters read for themselves."""
-_ENTRY_POINT_OF: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 _PROTOCOL_OF_PORT: Final = {4317: "grpc", 4318: "http/protobuf"}
 """Who names a port by the conventions means its protocol, whatever an SDK's default is."""
 _DEFAULT_PROTOCOL: Final = "grpc"
@@ -113,7 +112,9 @@ def _destination(name: str, endpoint: str | None, environ: Mapping[str, str]) ->
     is_otlp = name.startswith("otlp")
     if name == "otlp":
         asked = _first(environ, "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-        name = _ENTRY_POINT_OF.get(asked or _protocol_of(endpoint), name)
+        protocol = asked.lower() if asked is not None else _protocol_of(endpoint)
+        # `http/json` is not in Python's SDK; who takes it takes protobuf on the same port.
+        name = "otlp_proto_http" if protocol.startswith("http") else "otlp_proto_grpc"
     return MetricDestination(
         exporter=name,
         name=_shown(endpoint) if is_otlp and endpoint is not None else name,
@@ -169,15 +170,13 @@ class Senders:
                 sender = self._by_destination[destination] = MetricSender(destination)
             return sender
 
-    def begin_to_end(self) -> None:
-        """Have all of them send once more and end, side by side."""
-        for sender in self._by_destination.values():
-            sender.begin_to_end()
-
     def end(self, deadline: float) -> None:
-        """Wait until all have ended, until `deadline` on the monotonic clock at the latest."""
-        self.begin_to_end()
-        for sender in self._by_destination.values():
+        """Have all send once more, side by side, until `deadline` on the monotonic clock at the latest."""
+        with self._lock:
+            senders, self._by_destination = list(self._by_destination.values()), {}
+        for sender in senders:
+            sender.begin_to_end()
+        for sender in senders:
             sender.end(deadline)
 
 
