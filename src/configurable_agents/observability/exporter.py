@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from configurable_agents.observability.kept import is_kept
 from configurable_agents.observability.records import to_record
 from configurable_agents.storage.base import DeliveryRecord, RunId, StorageBackend
 from configurable_agents.storage.factory import locate, open_writer, store_target
@@ -40,7 +41,8 @@ class StoreSpanExporter(SpanExporter):
         try:
             writer = self._open()
             lost_before = writer.dropped_records
-            writer.write([to_record(span) for span in spans])
+            # A filtered copy, which a host's provider hands on, would take the place of what the run itself has kept.
+            writer.write([to_record(span) for span in spans if not is_kept(span)])
         except Exception:  # the SDK drops the batch and ignores the result: this line is the only witness
             logger.exception("could not store %d spans", len(spans))
             return SpanExportResult.FAILURE

@@ -47,7 +47,7 @@ class ShipSampler(Sampler):
         elif parent.is_valid:
             sampled = parent.trace_flags.sampled
         else:
-            sampled, state = self._root(parent_context, trace_id, name, kind, attributes, links)
+            sampled, state, attributes = self._root(parent_context, trace_id, name, kind, attributes, links)
         decision = Decision.RECORD_AND_SAMPLE if sampled else Decision.RECORD_ONLY
         return SamplingResult(decision, attributes, state)
 
@@ -59,15 +59,18 @@ class ShipSampler(Sampler):
         kind: SpanKind | None,
         attributes: Attributes,
         links: Sequence[Link] | None,
-    ) -> tuple[bool, TraceState | None]:
+    ) -> tuple[bool, TraceState | None, Attributes]:
         host = trace.get_tracer_provider()
         sampler = host.sampler if isinstance(host, TracerProvider) else self._own
         try:
             result = sampler.should_sample(parent_context, trace_id, name, kind, attributes, links)
         except Exception:
             logger.warning("the host's sampler raised; this run is kept but not shipped", exc_info=True)
-            return False, None
-        return result.decision is Decision.RECORD_AND_SAMPLE, result.trace_state
+            return False, None, attributes
+        sampled = result.decision is Decision.RECORD_AND_SAMPLE
+        # A sampler may add how much a sampled span stands for; of one that it drops it gives no attributes at all.
+        added = {**(attributes or {}), **(result.attributes or {})} if sampled else attributes
+        return sampled, result.trace_state, added
 
     def get_description(self) -> str:
         """Name the sampler."""
