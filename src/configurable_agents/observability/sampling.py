@@ -69,7 +69,7 @@ class ShipSampler(Sampler):
             return False, None, attributes
         sampled = result.decision is Decision.RECORD_AND_SAMPLE
         # A sampler may add how much a sampled span stands for; of one that it drops it gives no attributes at all.
-        added = {**(attributes or {}), **(result.attributes or {})} if sampled else attributes
+        added = dict(attributes or {}) | dict(result.attributes or {}) if sampled else attributes
         return sampled, result.trace_state, added
 
     def get_description(self) -> str:
