@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -187,11 +188,15 @@ class Writer:
         with self._changed:
             return self._waiting_of_run[run_id] > 0 or run_id in self._dropped_runs
 
-    def close(self) -> None:
-        """Commit what waits, for a bounded time; what then still waits stays in the journal for whoever opens it next."""
+    def close(self, *, since: float | None = None) -> None:
+        """Commit what waits, for a bounded time; what then still waits stays in the journal for whoever opens it next.
+
+        Args:
+            since: When the waiting began, on the monotonic clock; None for now.
+        """
         if self._closed or self._pid != os.getpid():
             return
-        deadline = time.monotonic() + self._exit_seconds()
+        deadline = (time.monotonic() if since is None else since) + self._exit_seconds()
         with self._changed:
             self._closed = True
             thread = self._thread
@@ -539,13 +544,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+@functools.cache
+def exit_began() -> float:
+    """Say when the end of this process began: when it is first asked. All who wait there wait side by side from then on."""
+    return time.monotonic()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=exit_began.cache_clear)
+
+
 def _close_at_exit(writer: Writer) -> None:
     reference = weakref.ref(writer)
 
     def close() -> None:
         alive = reference()
         if alive is not None:
-            alive.close()
+            alive.close(since=exit_began())
 
     atexit.register(close)
     # Not at the exit itself: finalizers may have their turn there before `close`, and would take it away.
