@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext
 
 from configurable_agents import semconv
+from configurable_agents.observability.resource import foreign_resource_text
 from configurable_agents.semconv import Operation, Status
 from configurable_agents.storage.base import ExecutionStateRecord, Record, RunId, SpanRecord, WorkflowRunRecord
+
+PARENT_IS_REMOTE = 0x200
+"""Bit 9 of OTLP's span flags (opentelemetry-proto, `SpanFlags`). Bit 8, which says that bit 9 means something, is understood."""
 
 
 def to_record(span: ReadableSpan) -> Record:
@@ -42,9 +48,11 @@ def _run(span: ReadableSpan, rest: dict[str, Any]) -> WorkflowRunRecord:
         reducers_json=rest.pop(semconv.STATE_REDUCERS, None),
         reads_from_json=_numbers(rest.pop(semconv.READS_FROM, None)),
         node_executions=rest.pop(semconv.NODE_EXECUTIONS, 0),
+        resource_json=rest.pop(semconv.RESOURCE, None),
         **_outcome(span, rest),
         **_totals(rest),
-        **_span(span, rest),
+        # With the version that ran it, which is not the one that may ship it later.
+        **{**_span(span, rest), "scope_json": _scope(span.instrumentation_scope)},
     )
 
 
@@ -89,6 +97,7 @@ def _other(span: ReadableSpan, rest: dict[str, Any]) -> SpanRecord:
         cost_usd=rest.pop(semconv.COST_USD, None),
         duration_seconds=rest.pop(semconv.DURATION_SECONDS, _wall_seconds(span)),
         error_type=_text(rest.get(semconv.ERROR_TYPE)),
+        resource_json=foreign_resource_text(span.resource) if run_id is None else None,
         **_span(span, rest),
     )
 
@@ -137,11 +146,17 @@ def _span(span: ReadableSpan, rest: Mapping[str, Any]) -> dict[str, Any]:
         "attributes_json": _json(rest) if rest else "{}",
         "events_json": _events(span.events),
         "links_json": _links(span.links),
-        "scope_json": None
-        if scope is None or scope.name == semconv.SCOPE_NAME
-        else _json({"name": scope.name, "version": scope.version}),
-        "trace_flags": int(context.trace_flags),
+        "scope_json": None if scope is None or scope.name == semconv.SCOPE_NAME else _scope(scope),
+        "trace_flags": context.trace_flags | (PARENT_IS_REMOTE if parent is not None and parent.is_remote else 0),
+        "trace_state": context.trace_state.to_header() if context.trace_state else None,
     }
+
+
+def _scope(scope: InstrumentationScope | None) -> str | None:
+    if scope is None:
+        return None
+    more = {"schema_url": scope.schema_url, "attributes": dict(scope.attributes or {})}
+    return _json({"name": scope.name, "version": scope.version, **{key: value for key, value in more.items() if value}})
 
 
 def _events(events: Sequence[Event]) -> str | None:
@@ -155,11 +170,19 @@ def _events(events: Sequence[Event]) -> str | None:
 def _links(links: Sequence[Link]) -> str | None:
     if not links:
         return None
-    return _json([{**_ids(link.context), "attributes": dict(link.attributes or {})} for link in links])
+    return _json(
+        [{**_ids(link.context), "attributes": dict(link.attributes or {}), **_more(link.context)} for link in links]
+    )
 
 
 def _ids(context: SpanContext) -> dict[str, str]:
     return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+
+
+def _more(context: SpanContext) -> dict[str, Any]:
+    flags = context.trace_flags | (PARENT_IS_REMOTE if context.is_remote else 0)
+    more = {"flags": flags, "trace_state": context.trace_state.to_header() if context.trace_state else None}
+    return {key: value for key, value in more.items() if value}
 
 
 def _numbers(value: Any) -> str | None:
@@ -168,9 +191,11 @@ def _numbers(value: Any) -> str | None:
 
 def _json(value: Any) -> str:
     try:
-        return orjson.dumps(value, default=_foreign).decode()
+        text = orjson.dumps(value, default=_foreign)
     except (TypeError, ValueError):  # a lone surrogate, or an integer beyond 64 bits, in a foreign span
-        return orjson.dumps(_printable(value)).decode()
+        text = b"null"
+    # JSON has no word for a number that is none, and `null` would not come back as one.
+    return (orjson.dumps(_printable(value)) if b"null" in text else text).decode()
 
 
 def _foreign(value: Any) -> Any:
@@ -186,6 +211,10 @@ def _printable(value: Any) -> Any:
         return {_printable(str(key)): _printable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_printable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$double": "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
+    if isinstance(value, bytes):
+        return _foreign(value)
     if isinstance(value, bool | float | None):
         return value
     if isinstance(value, int):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -16,6 +18,8 @@ DEFAULT_SERVICE_NAME: Final = "configurable-agents"
 _SERVICE_NAME: Final = "service.name"
 _INSTANCE_ID: Final = "service.instance.id"
 _SDK_PREFIX: Final = "telemetry.sdk."
+_SCHEMA_URL: Final = "$schema_url"
+"""Beside the attributes; no attribute of a resource has such a name."""
 _VARIABLES: Final = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS")
 
 
@@ -62,6 +66,30 @@ def resource_text(resource: Resource) -> str | None:
     if not attributes:
         return None
     return orjson.dumps(attributes, default=_plain).decode()
+
+
+def foreign_resource_text(resource: Resource) -> str | None:
+    """Give the same of a resource that is not ours, with `telemetry.sdk.*` where another SDK stands there."""
+    defaults = _defaults()
+    whole = {**dict.fromkeys(defaults, None), **resource.attributes}
+    if resource.schema_url:
+        whole[_SCHEMA_URL] = resource.schema_url
+    other = {key: value for key, value in whole.items() if value is None or value != defaults.get(key)}
+    return orjson.dumps(other, default=_plain).decode() if other else None
+
+
+def resource_of(text: str | None) -> Resource:
+    """Make the resource that `resource_text` or `foreign_resource_text` gave the text of."""
+    other: dict[str, Any] = orjson.loads(text) if text else {}
+    schema_url = other.pop(_SCHEMA_URL, None)
+    attributes = {**other, **{key: value for key, value in _defaults().items() if key not in other}}
+    return Resource({key: value for key, value in attributes.items() if value is not None}, schema_url)
+
+
+@functools.lru_cache(maxsize=1)
+def _defaults() -> Mapping[str, str]:
+    sdk = {key: str(value) for key, value in Resource.create().attributes.items() if key.startswith(_SDK_PREFIX)}
+    return MappingProxyType({**sdk, _SERVICE_NAME: DEFAULT_SERVICE_NAME})
 
 
 def _plain(value: Any) -> Any:
