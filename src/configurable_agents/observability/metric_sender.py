@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as otel_context
 
+from configurable_agents.observability.exporter_log import exporter_log, shortened
 from configurable_agents.observability.measurements import Measurement
 from configurable_agents.observability.resource import current_resource
 
@@ -46,6 +47,8 @@ class MetricSender:
         self._ending = threading.Event()
         self._ended = threading.Event()
         self._warned = False
+        self._heard: str | None = None
+        """What the exporter logged last: its result has no reason."""
         self._thread = threading.Thread(target=self._work, name="configurable-agents-metrics", daemon=True)
         self._thread.start()
 
@@ -67,20 +70,27 @@ class MetricSender:
         """Wait until it has ended, or until `deadline` on the monotonic clock; then it is left alone."""
         self._ending.set()
         if not self._ended.wait(max(0.0, deadline - time.monotonic())):
-            self._warn("the process ended before they were taken")
+            self._warn(self._heard or "the program ended before they were taken")
 
     def _work(self) -> None:
         otel_context.attach(otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, True))  # noqa: SLF001
         try:
             reader = self._open()
-            while reader is not None and not self._ending.wait(self._destination.interval_seconds):
-                self._send(reader)
             if reader is not None:
-                self._send(reader)
+                self._send_until_the_end(reader)
         except Exception as error:  # noqa: BLE001 - metrics never break a program, and their loss is never silent
-            self._give_up(error)
+            with self._lock:
+                self._early = None
+            self._warn(_told(error))
         finally:
             self._ended.set()
+
+    def _send_until_the_end(self, reader: ExportingReader) -> None:
+        # The exporter's library is loaded by now, and with it the loggers that are listened to here.
+        with exporter_log(self._hear):
+            while not self._ending.wait(self._destination.interval_seconds):
+                self._send(reader)
+            self._send(reader)
 
     def _open(self) -> ExportingReader | None:
         from configurable_agents.observability.metric_sdk import open_metrics
@@ -95,20 +105,18 @@ class MetricSender:
         return reader
 
     def _send(self, reader: ExportingReader) -> None:
+        self._heard = None
         try:
             delivered = reader.export(self._destination.timeout_seconds * 1000)
-            reason = "it did not take them"
         except Exception as error:  # noqa: BLE001 - an exporter may raise anything
-            delivered, reason = False, f"{type(error).__name__}: {error}"
+            delivered, self._heard = False, _told(error)
         if delivered:
             self._warned = False
         else:
-            self._warn(reason)
+            self._warn(self._heard or "they were not taken")
 
-    def _give_up(self, error: Exception) -> None:
-        with self._lock:
-            self._early = None
-        self._warn(f"{type(error).__name__}: {error}")
+    def _hear(self, text: str) -> None:
+        self._heard = text
 
     def _warn(self, reason: str) -> None:
         if not self._warned:
@@ -118,3 +126,7 @@ class MetricSender:
                 self._destination.name,
                 reason,
             )
+
+
+def _told(error: Exception) -> str:
+    return shortened(f"{type(error).__name__}: {error}")

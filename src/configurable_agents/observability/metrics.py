@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
-from urllib.parse import SplitResult, urlsplit
 
 from opentelemetry import metrics as otel_metrics
 from opentelemetry.sdk.trace import ReadableSpan
 
 from configurable_agents import semconv
+from configurable_agents.observability.exits import EXITS
 from configurable_agents.observability.measurements import Measurement, measurements
 from configurable_agents.observability.metric_sender import MetricDestination, MetricSender
 from configurable_agents.observability.sampling import sdk_disabled
@@ -32,7 +33,7 @@ _VARIABLES: Final = (
     "OTEL_METRIC_EXPORT_TIMEOUT",
 )
 """What decides here; headers, certificates, compression and temporality the exporters read for themselves."""
-_PROTOCOL_OF_PORT: Final = {4317: "grpc", 4318: "http/protobuf"}
+_PROTOCOL_OF_PORT: Final = {"4317": "grpc", "4318": "http/protobuf"}
 """Who names a port by the conventions means its protocol, whatever an SDK's default is."""
 _DEFAULT_PROTOCOL: Final = "grpc"
 """That of the OpenTelemetry SDK for Python."""
@@ -128,17 +129,14 @@ def _first(environ: Mapping[str, str], *names: str) -> str | None:
 
 
 def _protocol_of(endpoint: str | None) -> str:
-    return _PROTOCOL_OF_PORT.get(_parts(endpoint or "").port or 0, _DEFAULT_PROTOCOL)
-
-
-def _parts(endpoint: str) -> SplitResult:
-    return urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+    port = re.search(r":(\d+)$", _shown(endpoint or ""))
+    return _PROTOCOL_OF_PORT.get(port[1] if port else "", _DEFAULT_PROTOCOL)
 
 
 def _shown(endpoint: str) -> str:
     """Give an endpoint as people may see it: a URL may hold a password or a key."""
-    parts = _parts(endpoint)
-    return f"{parts.scheme or 'http'}://{parts.netloc.rpartition('@')[2]}"
+    scheme, sign, rest = endpoint.rpartition("://")
+    return scheme + sign + re.split(r"[/?#]", rest)[0].rpartition("@")[2]
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
@@ -146,7 +144,7 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
         seconds = float(environ.get(name, default * 1000)) / 1000
     except ValueError:
         seconds = 0.0
-    if seconds > 0:
+    if 0 < seconds < threading.TIMEOUT_MAX:
         return seconds
     logger.warning("%s=%r is no number of milliseconds above 0; %g s it is", name, environ.get(name), default)
     return default
@@ -168,10 +166,11 @@ class Senders:
             sender = self._by_destination.get(destination)
             if sender is None:
                 sender = self._by_destination[destination] = MetricSender(destination)
+                EXITS.add(sender)
             return sender
 
     def end(self, deadline: float) -> None:
-        """Have all send once more, side by side, until `deadline` on the monotonic clock at the latest."""
+        """Have all send what they have, side by side, until `deadline` on the monotonic clock at the latest."""
         with self._lock:
             senders, self._by_destination = list(self._by_destination.values()), {}
         for sender in senders:

@@ -1,0 +1,282 @@
+"""Who gets metrics: nobody, exporters that the environment names, or the host's meter provider."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from _otlp import PROTOCOLS, Protocol, otlp_receiver
+from _runs import run_program
+from configurable_agents.observability.metrics import metric_destinations
+
+PROGRAM = """
+import sys
+from _runs import asks, calls, chain, field, scripted
+from _workflows import make
+from configurable_agents import run_workflow
+
+support = make(
+    [asks("draft", "text"), calls("count", "n")],
+    chain("START draft count END"),
+    {"text": field("str"), "n": field("int")},
+    scripted(price={"input_per_mtok": 1_000_000, "output_per_mtok": 1_000_000}),
+    name="support",
+)
+run = lambda **more: run_workflow(support, functions={"count": lambda: 3}, store=False, **more)
+"""
+
+HOST = """
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+reader = InMemoryMetricReader()
+host = MeterProvider([reader])
+metrics.set_meter_provider(host)
+def told():
+    data = reader.get_metrics_data()
+    found = [m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics] if data else []
+    return {m.name: m.data.data_points for m in found}
+"""
+
+
+NAMES = [
+    "configurable_agents.cost",
+    "configurable_agents.runs",
+    "gen_ai.client.operation.duration",
+    "gen_ai.client.token.usage",
+    "gen_ai.invoke_workflow.duration",
+]
+
+
+def run(text: str, **environment: str) -> str:
+    """Run a program after the definitions above; give what it printed, and see that it said nothing else."""
+    code, out, err = run_program(PROGRAM + textwrap.dedent(text), **environment)
+    assert (code, err) == (0, "")
+    return out
+
+
+# --- off -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9"},
+        {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9", "OTEL_METRICS_EXPORTER": "none"},
+        {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"},
+    ],
+    ids=["nothing is set", "an endpoint for traces only", "none is asked for", "the SDK is disabled"],
+)
+def test_without_somebody_to_tell_no_metrics_sdk_is_loaded(environment: dict[str, str]) -> None:
+    environment = {"OTEL_TRACES_EXPORTER": "none", **environment}
+    assert run("run(); print('opentelemetry.sdk.metrics' in sys.modules)", **environment) == "False\n"
+
+
+def test_nothing_is_made_for_a_program_that_has_no_provider_of_the_sdk() -> None:
+    """Who uses the API only has loaded no SDK, and gets none through us."""
+    text = "from opentelemetry import metrics; metrics.get_meter('own').create_counter('c').add(1)\n"
+    assert run(text + "run(); print('opentelemetry.sdk.metrics' in sys.modules)") == "False\n"
+
+
+# --- the host's ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_host_gets_our_metrics_on_its_own_provider() -> None:
+    text = """
+        run(); run()
+        points = told()
+        print(sorted(points))
+        print([p.value for p in points["configurable_agents.runs"]])
+        print([list(p.explicit_bounds)[:3] for p in points["gen_ai.client.operation.duration"]])
+        print(metrics.get_meter_provider() is host)
+    """
+    assert run(HOST + textwrap.dedent(text)).splitlines() == [
+        str(NAMES),
+        "[2]",
+        "[[0.01, 0.02, 0.04]]",
+        "True",
+    ]
+
+
+def test_a_host_may_refuse_our_metrics() -> None:
+    assert run(HOST + "run(ship_to_host=False); print(told())") == "{}\n"
+
+
+def test_an_endpoint_of_ours_takes_the_hosts_place() -> None:
+    """Otherwise what both send to would count twice."""
+    with otlp_receiver("http/protobuf") as receiver:
+        variables = {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{receiver.endpoint}/v1/metrics"}
+        out = run(HOST + "run(); print(told())", OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf", **variables)
+        assert out == "{}\n"
+        assert "configurable_agents.runs" in receiver.wait_for_metrics("configurable_agents.runs")
+
+
+def test_a_host_with_a_disabled_sdk_gets_none() -> None:
+    assert run(HOST + "run(); print(told())", OTEL_SDK_DISABLED="true") == "{}\n"
+
+
+# --- exporters -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_short_program_has_told_all_when_it_ends(protocol: Protocol) -> None:
+    with otlp_receiver(protocol) as receiver:
+        run("run()", OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
+        told = {metric.name for metric in receiver.metrics}
+    assert sorted(told) == NAMES
+
+
+def test_a_forked_child_tells_only_of_its_own_runs() -> None:
+    """What its parent had summed up is the parent's to tell, or it would count twice."""
+    text = """
+        import os, time
+        run(); run()
+        child = os.fork()
+        if child == 0:
+            run()
+            sys.exit()  # in order, as a worker of a server ends
+        os.waitpid(child, 0)
+    """
+    with otlp_receiver("http/protobuf") as receiver:
+        run(
+            text,
+            OTEL_TRACES_EXPORTER="none",
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
+        )
+        runs = [m for m in receiver.metrics if m.name == "configurable_agents.runs"]
+    assert sorted(sum(point.value or 0 for point in metric.points) for metric in runs) == [1, 2]
+    assert len({metric.resource["service.instance.id"] for metric in runs}) == 2
+
+
+def test_the_console_may_be_told() -> None:
+    out = run("run()", OTEL_METRICS_EXPORTER="console")
+    assert '"configurable_agents.runs"' in out
+
+
+def test_any_installed_exporter_may_be_named(tmp_path: Path) -> None:
+    package(
+        tmp_path,
+        """
+        from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult
+        class Exporter(MetricExporter):
+            def export(self, metrics_data, timeout_millis=10_000, **more):
+                for scope in metrics_data.resource_metrics[0].scope_metrics:
+                    print(sorted(metric.name for metric in scope.metrics))
+                return MetricExportResult.SUCCESS
+            def force_flush(self, timeout_millis=10_000): return True
+            def shutdown(self, timeout_millis=30_000, **more): pass
+        """,
+    )
+    out = run(f"sys.path.insert(0, {str(tmp_path)!r}); run()", OTEL_METRICS_EXPORTER="mine")
+    assert "configurable_agents.runs" in out
+
+
+def test_a_reader_that_others_fetch_from_may_be_named(tmp_path: Path) -> None:
+    """As that of Prometheus, which nobody pushes to."""
+    package(
+        tmp_path,
+        """
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        class Exporter(InMemoryMetricReader):
+            made = []
+            def __init__(self):
+                super().__init__()
+                self.made.append(self)
+        """,
+    )
+    text = f"""
+        import time
+        sys.path.insert(0, {str(tmp_path)!r})
+        run()
+        import its_module
+        end = time.monotonic() + 5
+        while not (its_module.Exporter.made and (data := its_module.Exporter.made[0].get_metrics_data())):
+            assert time.monotonic() < end
+        print("configurable_agents.runs" in data.to_json())
+    """
+    assert run(text, OTEL_METRICS_EXPORTER="mine") == "True\n"
+
+
+def test_an_exporter_that_nobody_has_is_one_warning_and_the_run_is_done() -> None:
+    code, out, err = run_program(PROGRAM + "print(run().state['n']); run()", OTEL_METRICS_EXPORTER="prometeus")
+    assert (code, out) == (0, "3\n")
+    assert err.count("prometeus") == err.count("\n") == 1
+
+
+def package(folder: Path, module: str) -> None:
+    """Lay a package down that offers a metrics exporter called `mine`."""
+    (folder / "its_module.py").write_text(textwrap.dedent(module))
+    about = folder / "its_package-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: its-package\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[opentelemetry_metrics_exporter]\nmine = its_module:Exporter\n")
+
+
+# --- which the environment names -----------------------------------------------------------------------------------------
+
+ENDPOINT, METRICS_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
+
+
+@pytest.mark.parametrize(
+    ("environment", "exporters", "shown"),
+    [
+        ({ENDPOINT: "http://collector:4317"}, ["otlp_proto_grpc"], ["http://collector:4317"]),
+        ({ENDPOINT: "http://collector:4318"}, ["otlp_proto_http"], ["http://collector:4318"]),
+        ({METRICS_ENDPOINT: "https://u:pw@c.example/v1/metrics"}, ["otlp_proto_grpc"], ["https://c.example"]),
+        ({ENDPOINT: "collector:4317"}, ["otlp_proto_grpc"], ["collector:4317"]),
+        (
+            {ENDPOINT: "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+            ["otlp_proto_http"],
+            ["http://c:4317"],
+        ),
+        (
+            {ENDPOINT: "http://c:9", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json"},
+            ["otlp_proto_http"],
+            ["http://c:9"],
+        ),
+        ({ENDPOINT: "http://a:4317", METRICS_ENDPOINT: "http://b:4317"}, ["otlp_proto_grpc"], ["http://b:4317"]),
+        ({"OTEL_METRICS_EXPORTER": "otlp"}, ["otlp_proto_grpc"], ["otlp_proto_grpc"]),
+        ({"OTEL_METRICS_EXPORTER": " console , console,"}, ["console"], ["console"]),
+        (
+            {"OTEL_METRICS_EXPORTER": "otlp,console", ENDPOINT: "http://c:4318"},
+            ["otlp_proto_http", "console"],
+            ["http://c:4318", "console"],
+        ),
+        ({"OTEL_METRICS_EXPORTER": "none", ENDPOINT: "http://c:4318"}, [], []),
+        ({"OTEL_METRICS_EXPORTER": "", ENDPOINT: " "}, [], []),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318"}, [], []),
+    ],
+)
+def test_the_environment_names_exporters_as_opentelemetry_says(
+    environment: Mapping[str, str], exporters: list[str], shown: list[str]
+) -> None:
+    found = metric_destinations(environment)
+    assert [one.exporter for one in found] == exporters
+    assert [one.name for one in found] == shown
+
+
+def test_interval_and_timeout_are_milliseconds_as_opentelemetry_says() -> None:
+    variables = {"OTEL_METRIC_EXPORT_INTERVAL": "1500", "OTEL_METRIC_EXPORT_TIMEOUT": "250"}
+    (one,) = metric_destinations({"OTEL_METRICS_EXPORTER": "console", **variables})
+    assert (one.interval_seconds, one.timeout_seconds) == (1.5, 0.25)
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-5", "nan", "inf"])
+def test_an_interval_that_is_none_is_a_warning(value: str, caplog: pytest.LogCaptureFixture) -> None:
+    variables = {"OTEL_METRICS_EXPORTER": f"console,{value}", "OTEL_METRIC_EXPORT_INTERVAL": value}
+    found = metric_destinations(variables)
+    assert {one.interval_seconds for one in found} == {60.0}
+    assert "OTEL_METRIC_EXPORT_INTERVAL" in caplog.text
+
+
+@given(st.text(max_size=50), st.text(max_size=50))
+def test_whatever_stands_in_the_environment_no_run_fails_of_it(endpoint: str, names: str) -> None:
+    metric_destinations({ENDPOINT: endpoint, "OTEL_METRICS_EXPORTER": names})
+    metric_destinations({METRICS_ENDPOINT: endpoint})
