@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from decimal import Decimal
+from importlib.metadata import version
 
 import pytest
 from langchain_openai import ChatOpenAI
@@ -63,6 +64,36 @@ def test_a_span_knows_provider_model_and_server_before_the_call(server: OpenAISe
     assert not info.in_process
 
 
+def test_a_span_knows_the_parameters_that_the_provider_gets(server: OpenAIServer) -> None:
+    """What is told of a request is what the request says, wherever the file has put it."""
+    params = {
+        "top_p": 0.9,
+        "presence_penalty": 1,
+        "frequency_penalty": 0.25,
+        "seed": 7,
+        "n": 2,
+        "stop": ["END", "STOP"],
+    }
+    model = at(server, params={**params, "extra_body": {"top_k": 40}})
+    info = model.info
+    assert (info.top_p, info.presence_penalty, info.frequency_penalty) == (0.9, 1.0, 0.25)
+    assert (info.seed, info.choice_count, info.stop_sequences, info.top_k) == (7, 2, ("END", "STOP"), 40.0)
+    ask(model)
+    assert {name: server.requests[0][name] for name in [*params, "top_k"]} == {**params, "top_k": 40}
+
+
+def test_what_is_left_to_the_provider_is_not_told_as_asked_for(server: OpenAIServer) -> None:
+    info = at(server).info
+    assert (info.top_p, info.top_k, info.seed, info.stop_sequences) == (None, None, None, ())
+    assert (info.presence_penalty, info.frequency_penalty, info.choice_count) == (None, None, None)
+
+
+def test_a_model_of_the_programs_own_tells_its_parameters_too(server: OpenAIServer) -> None:
+    extra = {"top_k": 3}
+    own = ChatOpenAI(model="m", base_url=server.url, api_key=SecretStr(KEY), stop_sequences="END", model_kwargs=extra)
+    assert (wrap_model(own).info.stop_sequences, wrap_model(own).info.top_k) == (("END",), 3.0)
+
+
 def test_cached_tokens_are_priced_once(server: OpenAIServer) -> None:
     """600 fresh at $0.15, 400 cached at $0.075 and 100 out at $0.60 a million, which the price list says since 2024."""
     model = at(server)
@@ -71,7 +102,7 @@ def test_cached_tokens_are_priced_once(server: OpenAIServer) -> None:
     cost = model.price(reply.usage, model=reply.model, at_unix_nano=time.time_ns())
     assert cost is not None
     assert cost.usd == Decimal("0.00018")
-    assert cost.source.startswith("genai-prices ")
+    assert (cost.source, cost.version) == ("genai-prices", version("genai-prices"))
 
 
 def test_a_schema_is_sent_and_its_answer_read(server: OpenAIServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
 from configurable_agents.core.meter import Meter
-from configurable_agents.core.spans import Recorder, record_failure
-from configurable_agents.llm.base import ChatModel, Cost, Message, Reply, Usage
+from configurable_agents.core.spans import Recorder, error_type, record_failure
+from configurable_agents.llm.base import ChatModel, Cost, Message, ModelInfo, Reply, Usage
 from configurable_agents.semconv import Operation, Status
 
 _FIRST_DELAY_SECONDS: Final = 0.5
@@ -51,7 +52,7 @@ class ModelCaller:
         """
         info = self.model.info
         kind = SpanKind.INTERNAL if info.in_process else SpanKind.CLIENT
-        span = self.recorder.start(f"chat {info.model}", kind=kind, attributes=self._request(messages, schema, capture))
+        span = self.recorder.start(f"chat {info.model}", kind=kind, attributes=self._start(messages, schema, capture))
         started_at, started = time.time_ns(), time.perf_counter()
         token = otel_context.attach(trace.set_span_in_context(span))
         end: dict[str, AttributeValue] = {}
@@ -77,7 +78,7 @@ class ModelCaller:
             except Exception as error:
                 if retry == self.max_retries or not self.model.is_retryable(error):
                     raise ProviderError(error) from error
-                trace.get_current_span().add_event("retry", {"exception.type": type(error).__qualname__})
+                trace.get_current_span().add_event("retry", {semconv.EXCEPTION_TYPE: error_type(error)})
                 await asyncio.sleep(min(_FIRST_DELAY_SECONDS * 2**retry, _LONGEST_DELAY_SECONDS))
         raise AssertionError("unreachable: the last try returns or raises")
 
@@ -86,24 +87,13 @@ class ModelCaller:
             return None
         return self.model.price(reply.usage, model=reply.model, at_unix_nano=started_at)
 
-    def _request(
+    def _start(
         self, messages: Sequence[Message], schema: Mapping[str, Any] | None, capture: bool
     ) -> dict[str, AttributeValue]:
-        info = self.model.info
-        attributes: dict[str, AttributeValue | None] = {
-            semconv.GEN_AI_OPERATION_NAME: Operation.CHAT.value,
-            semconv.OPENINFERENCE_SPAN_KIND: semconv.LLM,
-            semconv.GEN_AI_PROVIDER_NAME: info.provider,
-            semconv.GEN_AI_REQUEST_MODEL: info.model,
-            semconv.GEN_AI_REQUEST_TEMPERATURE: info.temperature,
-            semconv.GEN_AI_REQUEST_MAX_TOKENS: info.max_tokens,
-            semconv.GEN_AI_OUTPUT_TYPE: "json" if schema else "text",
-            semconv.SERVER_ADDRESS: info.server_address,
-            semconv.SERVER_PORT: info.server_port,
-        }
+        attributes = dict(_request(self.model.info, has_schema=schema is not None))
         if capture:
-            attributes[semconv.CONTENT_INPUT_MESSAGES] = self.recorder.mask(_messages(messages))
-        return {key: value for key, value in attributes.items() if value is not None}
+            attributes[semconv.CONTENT_INPUT_MESSAGES] = self.recorder.mask(_encode([_message(m) for m in messages]))
+        return attributes
 
     def _response(self, reply: Reply, cost: Cost | None, retries: int, capture: bool) -> dict[str, AttributeValue]:
         attributes: dict[str, AttributeValue] = {semconv.STATUS: Status.COMPLETED.value}
@@ -117,23 +107,56 @@ class ModelCaller:
         if retries:
             attributes[semconv.RETRIES] = retries
         if capture:
-            answer = [Message("assistant", reply.text)]
-            attributes[semconv.CONTENT_OUTPUT_MESSAGES] = self.recorder.mask(_messages(answer))
+            attributes[semconv.CONTENT_OUTPUT_MESSAGES] = self.recorder.mask(_encode([_answer(reply)]))
         return attributes
 
 
-def _messages(messages: Sequence[Message]) -> str:
-    """Encode messages in the shape of `gen_ai.input.messages`: role and parts."""
-    parts = [{"role": m.role, "parts": [{"type": "text", "content": m.content}]} for m in messages]
+@functools.lru_cache(maxsize=256)
+def _request(info: ModelInfo, *, has_schema: bool) -> Mapping[str, AttributeValue]:
+    """Give the attributes that are the same for every call of a model, so that a call does not build them again."""
+    attributes: dict[str, AttributeValue | None] = {
+        semconv.GEN_AI_OPERATION_NAME: Operation.CHAT.value,
+        semconv.OPENINFERENCE_SPAN_KIND: semconv.LLM,
+        semconv.GEN_AI_PROVIDER_NAME: info.provider,
+        semconv.GEN_AI_REQUEST_MODEL: info.model,
+        semconv.GEN_AI_OUTPUT_TYPE: "json" if has_schema else "text",
+        semconv.GEN_AI_REQUEST_TEMPERATURE: _double(info.temperature),
+        semconv.GEN_AI_REQUEST_MAX_TOKENS: info.max_tokens,
+        semconv.GEN_AI_REQUEST_TOP_P: _double(info.top_p),
+        semconv.GEN_AI_REQUEST_TOP_K: _double(info.top_k),
+        semconv.GEN_AI_REQUEST_FREQUENCY_PENALTY: _double(info.frequency_penalty),
+        semconv.GEN_AI_REQUEST_PRESENCE_PENALTY: _double(info.presence_penalty),
+        semconv.GEN_AI_REQUEST_SEED: info.seed,
+        semconv.GEN_AI_REQUEST_CHOICE_COUNT: None if info.choice_count == 1 else info.choice_count,
+        semconv.GEN_AI_REQUEST_STOP_SEQUENCES: info.stop_sequences or None,
+        semconv.SERVER_ADDRESS: info.server_address,
+        semconv.SERVER_PORT: info.server_port,
+    }
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def _double(value: float | None) -> float | None:
+    return None if value is None else float(value)  # a file's `temperature: 0` is an int, which OTLP would tell apart
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """Give a message in the shape of `gen_ai.input.messages`."""
+    return {"role": message.role, "parts": [{"type": "text", "content": message.content}]}
+
+
+def _answer(reply: Reply) -> dict[str, Any]:
+    """Give an answer in the shape of `gen_ai.output.messages`; why it ended is left out where nobody said."""
+    answer = _message(Message("assistant", reply.text))
+    return {**answer, "finish_reason": reply.finish_reasons[0]} if reply.finish_reasons else answer
+
+
+def _encode(messages: list[dict[str, Any]]) -> str:
     try:
-        return orjson.dumps(parts).decode()
+        return orjson.dumps(messages).decode()
     except TypeError:  # lone surrogates in a text
-        return orjson.dumps(
-            [
-                {"role": m.role, "parts": [{"type": "text", "content": m.content.encode("utf-8", "replace").decode()}]}
-                for m in messages
-            ]
-        ).decode()
+        for part in (part for message in messages for part in message["parts"]):
+            part["content"] = part["content"].encode("utf-8", "replace").decode()
+        return orjson.dumps(messages).decode()
 
 
 def _usage(usage: Usage | None) -> dict[str, AttributeValue]:
@@ -154,4 +177,7 @@ def _usage(usage: Usage | None) -> dict[str, AttributeValue]:
 def _cost(cost: Cost | None) -> dict[str, AttributeValue]:
     if cost is None:
         return {semconv.UNPRICED_CALLS: 1}
-    return {semconv.COST_USD: float(cost.usd), semconv.PRICE_SOURCE: cost.source}
+    price: dict[str, AttributeValue] = {semconv.COST_USD: float(cost.usd), semconv.PRICE_SOURCE: cost.source}
+    if cost.version is not None:
+        price[semconv.PRICE_VERSION] = cost.version
+    return price

@@ -20,7 +20,7 @@ from configurable_agents.core.graph import Decision, Plan, settle_maps
 from configurable_agents.core.meter import Meter
 from configurable_agents.core.model_call import ModelCaller, ProviderError
 from configurable_agents.core.nodes import CompiledNode, Item, collected
-from configurable_agents.core.spans import Recorder, record_failure
+from configurable_agents.core.spans import Recorder, error_type, record_failure
 from configurable_agents.core.templates import Scope, render
 from configurable_agents.core.waiting import within
 from configurable_agents.deltas import Delta, apply
@@ -135,8 +135,9 @@ class NodeExecutor:
             semconv.NODE_ID: node.id,
             semconv.NODE_KIND: node.kind,
             semconv.SEQ: visit.seq,
-            semconv.READS_FROM: visit.reads_from,
         }
+        if visit.reads_from:
+            attributes[semconv.READS_FROM] = visit.reads_from
         if visit.branch is not None:
             attributes[semconv.BRANCH] = visit.branch
         if visit.item is not None:
@@ -206,7 +207,7 @@ class NodeExecutor:
             except Exception as error:
                 if opened.attempts >= retry.max_attempts:
                     raise
-                opened.span.add_event("retry", {"exception.type": type(error).__qualname__})
+                opened.span.add_event("retry", {semconv.EXCEPTION_TYPE: error_type(error)})
             await asyncio.sleep(min(retry.initial_delay * 2 ** (opened.attempts - 1), retry.max_delay))
         raise provider_error  # here and not where it was caught, so that it keeps the context it came with
 

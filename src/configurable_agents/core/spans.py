@@ -94,9 +94,9 @@ def record_failure(
         # Not `record_exception`: it formats the exception itself, which may raise and may hold secrets.
         trace_text = mask("".join(traceback.format_tb(error.__traceback__, limit=-MAX_FRAMES)))
         event = {
-            "exception.type": error_type(error),
-            "exception.message": message,
-            "exception.stacktrace": f"{trace_text}{error_type(error)}: {message}",
+            semconv.EXCEPTION_TYPE: error_type(error),
+            semconv.EXCEPTION_MESSAGE: message,
+            semconv.EXCEPTION_STACKTRACE: f"{trace_text}{error_type(error)}: {message}",
         }
         span.add_event("exception", event)
     return {

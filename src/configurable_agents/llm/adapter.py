@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from configurable_agents.llm.base import Cost, Message, ModelInfo, Reply, Usage
+from configurable_agents.llm.parameters import number, read_parameters, whole
 from configurable_agents.llm.prices import Pricing
 from configurable_agents.llm.retries import is_retryable
 from configurable_agents.llm.structured import ask_structured, read_json
@@ -150,8 +151,9 @@ def model_info(model: BaseChatModel, *, provider: str | None = None, in_process:
     return ModelInfo(
         provider=known,
         model=str(told.get("ls_model_name") or _attribute_text(model, ("model_name", "model")) or type(model).__name__),
-        temperature=_number(told.get("ls_temperature")),
-        max_tokens=_whole(told.get("ls_max_tokens")),
+        temperature=number(told.get("ls_temperature")),
+        max_tokens=whole(told.get("ls_max_tokens")),
+        **read_parameters(model),
         in_process=type(model).__module__.startswith("langchain_core.") if in_process is None else in_process,
         server_address=host,
         server_port=port,
@@ -256,11 +258,3 @@ def _server(model: BaseChatModel, provider: str) -> tuple[str | None, int | None
         return parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
     except ValueError:
         return None, None
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -38,7 +38,9 @@ class Cost:
 
     usd: Decimal
     source: str
-    """`workflow`, `genai-prices {version}`, or `provider` for a model that runs here and costs nothing."""
+    """`workflow`, `genai-prices`, or `provider` for a model that runs here and costs nothing."""
+    version: str | None = None
+    """Of the price list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,14 @@ class ModelInfo:
     """The model asked for."""
     temperature: float | None = None
     max_tokens: int | None = None
+    top_p: float | None = None
+    top_k: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    choice_count: int | None = None
+    """How many answers are asked for; None is one."""
+    stop_sequences: tuple[str, ...] = ()
     in_process: bool = False
     """True for a model that runs in this process: its span is INTERNAL, not CLIENT."""
     server_address: str | None = None

@@ -19,6 +19,7 @@ from configurable_agents.errors import ModelSetupError
 from configurable_agents.llm._engine import Answer, Engine, EngineSettings, shared_engine
 from configurable_agents.llm.adapter import text_of
 from configurable_agents.llm.base import ModelInfo
+from configurable_agents.llm.parameters import read_parameters
 from configurable_agents.llm.structured import answered_in_json
 from configurable_agents.llm.weights import DEFAULT_MODEL, engine_folder, find_weights
 
@@ -79,6 +80,7 @@ class LocalChatModel(BaseChatModel):
             temperature=self.temperature,
             max_tokens=self.max_tokens,
             in_process=True,
+            **read_parameters(self),
         )
 
     @property

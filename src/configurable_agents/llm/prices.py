@@ -13,6 +13,7 @@ from configurable_agents.config.schema import PriceConfig
 from configurable_agents.llm.base import Cost, Usage
 
 _MTOK: Final = Decimal(1_000_000)
+_LIST: Final = "genai-prices"
 
 LISTED_PROVIDERS: Final[Mapping[str, str]] = {
     "anthropic": "anthropic",
@@ -65,7 +66,7 @@ class Pricing:
         at = datetime.fromtimestamp(at_unix_nano / 1e9, tz=UTC)
         prices = (self._listed(usage, model, at) for model in models if model)
         usd = next((price for price in prices if price is not None), None)
-        return None if usd is None else Cost(usd, f"genai-prices {metadata.version('genai-prices')}")
+        return None if usd is None else Cost(usd, _LIST, metadata.version(_LIST))
 
     def _listed(self, usage: Usage, model: str, at: datetime) -> Decimal | None:
         # The bundled list only: `UpdatePrices` would ask the network.
