@@ -15,6 +15,8 @@ ConfigurableAgentsError
 │   ├── MapError               the items of a map are no list
 │   ├── TemplateError          a template cannot be filled in
 │   └── ConditionError         a condition cannot be computed
+├── TraceFileError             a file of spans cannot be read; nothing of it was taken in
+├── DeliveryError              spans could not be delivered to an endpoint
 ├── StorageError               a store cannot be opened, read or written
 └── RunNotFoundError           the store holds no such run
 """
@@ -125,6 +127,14 @@ class TemplateError(NodeError):
 
 class ConditionError(NodeError):
     """A condition cannot be computed: null or a wrong type where a number is needed, a path that leads nowhere."""
+
+
+class TraceFileError(ConfigurableAgentsError):
+    """A file of spans is not what it should be; nothing of it was taken in."""
+
+
+class DeliveryError(ConfigurableAgentsError):
+    """Spans could not be delivered; what was delivered before stays so."""
 
 
 class StorageError(ConfigurableAgentsError):

@@ -95,7 +95,7 @@ def _other(span: ReadableSpan, rest: dict[str, Any]) -> SpanRecord:
         cache_write_tokens=_int(rest.get(semconv.GEN_AI_USAGE_CACHE_WRITE)),
         reasoning_tokens=_int(rest.get(semconv.GEN_AI_USAGE_REASONING)),
         cost_usd=rest.pop(semconv.COST_USD, None),
-        duration_seconds=rest.pop(semconv.DURATION_SECONDS, _wall_seconds(span)),
+        duration_seconds=rest.pop(semconv.DURATION_SECONDS, wall_seconds(span)),
         error_type=_text(rest.get(semconv.ERROR_TYPE)),
         resource_json=foreign_resource_text(span.resource) if run_id is None else None,
         **_span(span, rest),
@@ -223,7 +223,8 @@ def _printable(value: Any) -> Any:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _wall_seconds(span: ReadableSpan) -> float | None:
+def wall_seconds(span: ReadableSpan) -> float | None:
+    """Give how long a span lasted by the wall clock, which is all that a foreign one says; None while it goes on."""
     if span.end_time is None or span.start_time is None:
         return None
     return (span.end_time - span.start_time) / 1e9
