@@ -34,7 +34,7 @@ def _nobody_else_asks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in [*ours._VARIABLES, "OTEL_SDK_DISABLED"]:
         monkeypatch.delenv(name, raising=False)
     yield
-    ours._SENDERS.end(time.monotonic() + 2)
+    ended()
 
 
 @pytest.fixture(params=PROTOCOLS)
@@ -46,7 +46,13 @@ def receiver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", endpoint_for_metrics(receiver))
         monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "50")
         yield receiver
-        ours._SENDERS.end(time.monotonic() + 2)
+        ended()
+
+
+def ended() -> None:
+    """End what the test has begun, as the program's end would; the next one begins anew."""
+    ours.SENDERS.end(time.monotonic() + 2)
+    ours.SENDERS.__init__()  # type: ignore[misc]  # the same object, as new
 
 
 def endpoint_for_metrics(receiver: OtlpReceiver) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EARLY_MEASUREMENTS: Final = 10_000
-"""How many measurements wait for the SDK to load (a few tenths of a second); afterwards none waits, they are aggregated."""
+"""How many measurements wait for the SDK to load (a few tenths of a second); afterwards none waits, they are summed up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,54 +38,106 @@ class MetricDestination:
 
 
 class MetricSender:
-    """Aggregates measurements, and sends what they come to at an interval and at the process's end."""
+    """Sums measurements up, and sends what they come to at an interval and at the process's end."""
 
     def __init__(self, destination: MetricDestination) -> None:
         self._destination = destination
+        # Here, not on the thread: the SDK makes a resource with a pool of threads, and there is none in a program that ends.
+        self._resource = current_resource(with_instance=True)
         self._lock = threading.Lock()
         self._instruments: Instruments | None = None
         self._early: list[Measurement] | None = []
-        """Measurements from before the SDK was loaded; None once that could not be done."""
+        """Measurements from before the SDK was loaded; None when nothing has to wait any more."""
+        self._too_early = 0
+        self._watchers: list[Callable[[], None]] = []
         self._ending = threading.Event()
-        self._ended = threading.Event()
+        self._settled = threading.Event()
+        """Whether there is nothing to wait for at the end: all was sent, or the last try is failing."""
+        self._is_done = False
         self._warned = False
         self._heard: str | None = None
-        """What the exporter logged last: its result has no reason."""
+        """What the exporter logged of the current try: its result has no reason."""
         self._thread = threading.Thread(target=self._work, name="configurable-agents-metrics", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no thread can be had now, or the interpreter is ending
+            self._give_up(error)
+            self._is_done = True
+            self._settled.set()
+
+    # --- on the run's thread -------------------------------------------------------------------------------------------
 
     def record(self, measurement: Measurement) -> None:
         """Take a measurement; never waits."""
         if self._instruments is None:
             with self._lock:
                 if self._instruments is None:
-                    if self._early is not None and len(self._early) < EARLY_MEASUREMENTS:
-                        self._early.append(measurement)
+                    self._keep_for_later(measurement)
                     return
         self._instruments.record(measurement)
+
+    def _keep_for_later(self, measurement: Measurement) -> None:
+        if self._early is not None and len(self._early) < EARLY_MEASUREMENTS:
+            self._early.append(measurement)
+        else:
+            self._too_early += 1
+
+    def when_loaded(self, call: Callable[[], None]) -> bool:
+        """Be called when the SDK and the exporter are loaded; True if there is nothing to wait for."""
+        with self._lock:
+            if self._early is None:
+                return True
+            self._watchers.append(call)
+            return False
+
+    # --- at the end of the process -------------------------------------------------------------------------------------
 
     def begin_to_end(self) -> None:
         """Have it send once more and end, without waiting for that."""
         self._ending.set()
 
     def end(self, deadline: float) -> None:
-        """Wait until it has ended, or until `deadline` on the monotonic clock; then it is left alone."""
+        """Wait until that is done or fails, or until `deadline` on the monotonic clock; then it is left alone."""
         self._ending.set()
-        if not self._ended.wait(max(0.0, deadline - time.monotonic())):
+        if self._heard is None:
+            self._settled.wait(max(0.0, deadline - time.monotonic()))
+        if not self._is_done:
             self._warn(self._heard or "the program ended before they were taken")
 
+    # --- on its own thread ---------------------------------------------------------------------------------------------
+
     def _work(self) -> None:
+        # Whoever instruments HTTP or gRPC in this program shall not make spans of how metrics are sent.
         otel_context.attach(otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, True))  # noqa: SLF001
         try:
             reader = self._open()
             if reader is not None:
                 self._send_until_the_end(reader)
         except Exception as error:  # noqa: BLE001 - metrics never break a program, and their loss is never silent
-            with self._lock:
-                self._early = None
-            self._warn(_told(error))
-        finally:
-            self._ended.set()
+            self._give_up(error)
+        self._is_done = True
+        self._settled.set()
+
+    def _open(self) -> ExportingReader | None:
+        from configurable_agents.observability.metric_sdk import open_metrics
+
+        instruments, reader = open_metrics(self._destination.exporter, self._resource)
+        for measurement in self._begin(instruments):
+            instruments.record(measurement)
+        if self._too_early:
+            logger.warning("%d measurements came before metrics could be taken, and are lost", self._too_early)
+        return reader
+
+    def _begin(self, instruments: Instruments | None) -> list[Measurement]:
+        """Have measurements go to the instruments from now on; give those from before."""
+        with self._lock:
+            self._instruments = instruments
+            early, self._early = self._early or [], None
+            watchers, self._watchers = self._watchers, []
+        for call in watchers:
+            with contextlib.suppress(RuntimeError):  # its event loop has closed meanwhile
+                call()
+        return early
 
     def _send_until_the_end(self, reader: ExportingReader) -> None:
         # The exporter's library is loaded by now, and with it the loggers that are listened to here.
@@ -92,33 +146,30 @@ class MetricSender:
                 self._send(reader)
             self._send(reader)
 
-    def _open(self) -> ExportingReader | None:
-        from configurable_agents.observability.metric_sdk import open_metrics
-
-        destination = self._destination
-        instruments, reader = open_metrics(destination.exporter, current_resource(with_instance=True))
-        with self._lock:
-            early, self._early = self._early or [], None
-            for measurement in early:
-                instruments.record(measurement)
-            self._instruments = instruments
-        return reader
-
     def _send(self, reader: ExportingReader) -> None:
         self._heard = None
         try:
             delivered = reader.export(self._destination.timeout_seconds * 1000)
         except Exception as error:  # noqa: BLE001 - an exporter may raise anything
-            delivered, self._heard = False, _told(error)
+            delivered = False
+            self._hear(_told(error))
         if delivered:
-            self._warned = False
+            self._heard, self._warned = None, False
         else:
             self._warn(self._heard or "they were not taken")
 
     def _hear(self, text: str) -> None:
+        """Take what the exporter would log: a try that failed. It goes on trying, which may take a minute."""
         self._heard = text
+        if self._ending.is_set():
+            self._settled.set()
+
+    def _give_up(self, error: Exception) -> None:
+        self._begin(None)
+        self._warn(_told(error))
 
     def _warn(self, reason: str) -> None:
+        """Warn, once until metrics are taken again."""
         if not self._warned:
             self._warned = True
             logger.warning(

@@ -8,10 +8,9 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
 
-from opentelemetry import metrics as otel_metrics
 from opentelemetry.sdk.trace import ReadableSpan
 
 from configurable_agents import semconv
@@ -20,6 +19,9 @@ from configurable_agents.observability.measurements import Measurement, measurem
 from configurable_agents.observability.metric_sender import MetricDestination, MetricSender
 from configurable_agents.observability.sampling import sdk_disabled
 from configurable_agents.semconv import Operation
+
+if TYPE_CHECKING:
+    from configurable_agents.observability.metric_sdk import Instruments
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +43,11 @@ _SDK: Final = "opentelemetry.sdk.metrics"
 _INSTRUMENTS: Final = "_configurable_agents_instruments"
 
 
-class Recorder(Protocol):
-    """Who takes measurements."""
-
-    def record(self, measurement: Measurement) -> None:
-        """Take one; never waits for anything that is far away."""
-
-
 class MetricsRoute:
     """Measures the spans of one run as they end."""
 
-    def __init__(self, recorders: Sequence[Recorder]) -> None:
-        self._recorders = recorders
+    def __init__(self, *takers: Callable[[Measurement], None]) -> None:
+        self._takers = takers
         self._workflow: str | None = None
 
     def on_start(self, span: ReadableSpan) -> None:
@@ -65,8 +60,8 @@ class MetricsRoute:
     def on_end(self, span: ReadableSpan) -> None:
         """Hand on what the span adds."""
         for measurement in measurements(span, self._workflow):
-            for recorder in self._recorders:
-                recorder.record(measurement)
+            for take in self._takers:
+                take(measurement)
 
 
 def metrics_route(environ: Mapping[str, str], *, ship_to_host: bool) -> MetricsRoute | None:
@@ -82,9 +77,11 @@ def metrics_route(environ: Mapping[str, str], *, ship_to_host: bool) -> MetricsR
         return None
     chosen = metric_destinations(environ)
     if chosen:
-        return MetricsRoute([_SENDERS.of(destination) for destination in chosen])
+        for destination in chosen:
+            SENDERS.of(destination)  # which begins to load what it needs
+        return MetricsRoute(*[functools.partial(SENDERS.record, destination) for destination in chosen])
     host = _host_instruments() if ship_to_host else None
-    return MetricsRoute([host]) if host is not None else None
+    return None if host is None else MetricsRoute(host.record)
 
 
 # --- exporters that the environment names --------------------------------------------------------------------------------
@@ -160,44 +157,58 @@ class Senders:
         self._lock = threading.Lock()
         self._by_destination: dict[MetricDestination, MetricSender] = {}
 
+    def record(self, destination: MetricDestination, measurement: Measurement) -> None:
+        """Take a measurement for a destination."""
+        self.of(destination).record(measurement)
+
     def of(self, destination: MetricDestination) -> MetricSender:
         """Give the sender to a destination, begun when it is first asked for."""
+        sender = self._by_destination.get(destination)
+        if sender is not None:
+            return sender
         with self._lock:
             sender = self._by_destination.get(destination)
             if sender is None:
                 sender = self._by_destination[destination] = MetricSender(destination)
-                EXITS.add(sender)
+                EXITS.add(self)
             return sender
 
-    def end(self, deadline: float) -> None:
-        """Have all send what they have, side by side, until `deadline` on the monotonic clock at the latest."""
-        with self._lock:
-            senders, self._by_destination = list(self._by_destination.values()), {}
-        for sender in senders:
+    def begin_to_end(self) -> None:
+        """Have all send what they have."""
+        for sender in self._all():
             sender.begin_to_end()
-        for sender in senders:
+
+    def end(self, deadline: float) -> None:
+        """Wait for all, until `deadline` on the monotonic clock at the latest."""
+        for sender in self._all():
             sender.end(deadline)
 
+    def _all(self) -> list[MetricSender]:
+        with self._lock:
+            return list(self._by_destination.values())
 
-_SENDERS: Final = Senders()
+
+SENDERS: Final = Senders()
 if hasattr(os, "register_at_fork"):
     # A child begins with nothing measured: what its parent measured is the parent's to send, and threads do not fork.
-    os.register_at_fork(after_in_child=lambda: _SENDERS.__init__())  # type: ignore[misc]  # the same object, as new
+    os.register_at_fork(after_in_child=lambda: SENDERS.__init__())  # type: ignore[misc]  # the same object, as new
 
 
 # --- the host's ----------------------------------------------------------------------------------------------------------
 
 
-def _host_instruments() -> Recorder | None:
+def _host_instruments() -> Instruments | None:
     """Give our instruments on the host's meter provider, always the same ones."""
     sdk = sys.modules.get(_SDK)
     if sdk is None:
         return None  # nobody has loaded the metrics SDK, so nobody has a provider of it
-    provider: Any = otel_metrics.get_meter_provider()
+    from opentelemetry.metrics import get_meter_provider
+
+    provider = get_meter_provider()
     if not isinstance(provider, sdk.MeterProvider):
         return None
     from configurable_agents.observability.metric_sdk import Instruments
 
     # Kept by the provider itself: a mapping of ours would keep both alive for ever.
-    made: Recorder = vars(provider).get(_INSTRUMENTS) or vars(provider).setdefault(_INSTRUMENTS, Instruments(provider))
-    return made
+    made: Instruments | None = vars(provider).get(_INSTRUMENTS)
+    return made or vars(provider).setdefault(_INSTRUMENTS, Instruments(provider))
