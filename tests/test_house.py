@@ -28,7 +28,14 @@ MAY_USE: dict[str, set[str]] = {
     "runtime": {"config", "llm", "core", "storage", "observability"},
     "cli": {"config", "llm", "core", "storage", "observability", "runtime"},
     # The public face names its homes for type checkers, and loads them by name when they are used.
-    "__init__": {"config.schema", "storage.base", "storage.factory", "observability.exporter", "runtime"},
+    "__init__": {
+        "config.schema",
+        "observability.exporter",
+        "observability.propagation",
+        "runtime",
+        "storage.base",
+        "storage.factory",
+    },
 }
 """Downwards only (ARCHITECTURE.md, "Layers")."""
 
@@ -77,6 +84,7 @@ PUBLIC = [
     "__version__",
     "arun_workflow",
     "arun_workflow_from_config",
+    "child_environment",
     "create_storage_backend",
     "load_workflow",
     "run_workflow",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         WorkflowExecutionError,
     )
     from configurable_agents.observability.exporter import StoreSpanExporter
+    from configurable_agents.observability.propagation import child_environment
     from configurable_agents.runtime.executor import (
         arun_workflow,
         arun_workflow_from_config,
@@ -70,6 +71,7 @@ __all__ = [
     "__version__",
     "arun_workflow",
     "arun_workflow_from_config",
+    "child_environment",
     "create_storage_backend",
     "load_workflow",
     "run_workflow",
@@ -90,6 +92,7 @@ _NAMES_OF_MODULES = {
         "WorkflowExecutionError",
     ),
     "observability.exporter": ("StoreSpanExporter",),
+    "observability.propagation": ("child_environment",),
     "runtime.executor": (
         "arun_workflow",
         "arun_workflow_from_config",
