@@ -39,6 +39,23 @@ def run(
     store: StoreOption = None,
     no_store: Annotated[bool, typer.Option("--no-store", help="Keep nothing of the run.")] = False,
     functions: FunctionsOption = None,
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            "--otlp",
+            metavar="ENDPOINT",
+            help="Ship the trace to an OTLP endpoint, as http://127.0.0.1:4318 (HTTP) or http://127.0.0.1:4317 (gRPC); "
+            "'none' ships nothing. Without it the environment (OTEL_EXPORTER_OTLP_ENDPOINT) or the file decides.",
+        ),
+    ] = None,
+    traceparent: Annotated[
+        str | None,
+        typer.Option(
+            "--traceparent",
+            metavar="00-TRACE-SPAN-FLAGS",
+            help="Run as part of this trace (W3C Trace Context). Without it the environment's TRACEPARENT decides.",
+        ),
+    ] = None,
     untrusted: Annotated[
         bool,
         typer.Option("--untrusted", help="Refuse every host, variable and path that only the file names."),
@@ -71,6 +88,8 @@ def run(
         keep=not no_store,
         trust=not untrusted,
         as_json=as_json,
+        otlp=otlp,
+        traceparent=traceparent,
     )
     return run_and_show(screen, request)
 

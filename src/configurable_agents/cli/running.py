@@ -35,6 +35,8 @@ class Request:
     keep: bool
     trust: bool
     as_json: bool
+    otlp: str | None = None
+    traceparent: str | None = None
 
 
 def run_and_show(screen: Screen, asked: Request) -> int:
@@ -68,6 +70,8 @@ def _execute(screen: Screen, asked: Request, collector: Collector) -> RunResult:
             store=asked.store if asked.keep else False,
             trust=asked.trust,
             observers=(collector, progress),
+            otlp=asked.otlp,
+            traceparent=asked.traceparent,
         )
 
 

@@ -1,58 +1,28 @@
-"""Runs workflows: checks everything that can be checked before, wires the parts together, and makes the run's span."""
+"""Runs workflows: checks everything that can be checked before, then runs."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import orjson
-from opentelemetry import context as otel_context
-from opentelemetry import trace
-from opentelemetry.trace import Span, SpanKind
-from opentelemetry.util.types import AttributeValue
-
-from configurable_agents import semconv
 from configurable_agents.config.environment import Filled, fill_environment
 from configurable_agents.config.reach import refuse_untrusted
-from configurable_agents.config.schema import RuntimeConfig, WorkflowConfig
-from configurable_agents.core.encoding import encode
-from configurable_agents.core.functions import Function, FunctionPool
-from configurable_agents.core.node_executor import NodeExecutor
-from configurable_agents.core.secrets import masker
-from configurable_agents.core.spans import Recorder, describe, record_failure
-from configurable_agents.core.waiting import within
-from configurable_agents.errors import (
-    ConfigError,
-    InputError,
-    NodeExecutionError,
-    RunTimeoutError,
-    WorkflowExecutionError,
-)
-from configurable_agents.llm.base import ChatModel
-from configurable_agents.observability.ids import new_run_id
-from configurable_agents.observability.route import RunRoute
-from configurable_agents.observability.tracing import get_tracer, is_recording, routed
+from configurable_agents.config.schema import WorkflowConfig
+from configurable_agents.core.functions import Function
+from configurable_agents.errors import ConfigError, InputError
+from configurable_agents.observability.destinations import destinations
+from configurable_agents.observability.propagation import parent_context
 from configurable_agents.runtime.driver import drive
-from configurable_agents.runtime.engine import CANCEL_SECONDS, Engine, Final, RunError
 from configurable_agents.runtime.models import key_values, open_models
 from configurable_agents.runtime.result import RunObserver, RunResult
-from configurable_agents.runtime.stores import OpenStore, StoreChoice, open_store
+from configurable_agents.runtime.run import Ready, run
+from configurable_agents.runtime.stores import StoreChoice
 from configurable_agents.runtime.workflow import Workflow, load_workflow, workflow_from_config
-from configurable_agents.semconv import Operation, Status
-from configurable_agents.storage.base import RunId
 
 if TYPE_CHECKING:
     from configurable_agents.runtime.models import ModelChoice
-
-START_SECONDS = 0.25
-"""How long a run's start waits until its row is committed, so that whoever looks sees it running."""
-END_SECONDS = 0.2
-"""How long a run's end waits for its last records, so that what was just run can be read."""
 
 
 def run_workflow(
@@ -65,13 +35,28 @@ def run_workflow(
     timeout_seconds: float | None = None,
     trust: bool = True,
     observers: Sequence[RunObserver] = (),
+    otlp: str | None = None,
+    ship_to_host: bool = True,
+    traceparent: str | None = None,
 ) -> RunResult:
     """Run a workflow once and return its result; `arun_workflow` for code that blocks.
 
     Works where an event loop already runs, too (notebooks): the run then has a thread of its own.
     """
-    ready = _prepare(workflow, inputs, functions, models, store, timeout_seconds, trust=trust, observers=observers)
-    return drive(lambda inline: _run(ready, exclusive=inline))
+    ready = _prepare(
+        workflow,
+        inputs,
+        functions,
+        models,
+        store,
+        timeout_seconds,
+        trust=trust,
+        observers=observers,
+        otlp=otlp,
+        ship_to_host=ship_to_host,
+        traceparent=traceparent,
+    )
+    return drive(lambda inline: run(ready, exclusive=inline))
 
 
 async def arun_workflow(
@@ -84,6 +69,9 @@ async def arun_workflow(
     timeout_seconds: float | None = None,
     trust: bool = True,
     observers: Sequence[RunObserver] = (),
+    otlp: str | None = None,
+    ship_to_host: bool = True,
+    traceparent: str | None = None,
 ) -> RunResult:
     """Run a workflow once and return its result.
 
@@ -100,18 +88,35 @@ async def arun_workflow(
         timeout_seconds: For the whole run; None takes the file's, which is none by default.
         trust: False refuses every host, variable and path that the file names in `config`.
         observers: Told of every span as it starts and ends.
+        otlp: Ship the run's sampled spans to this OTLP endpoint, as `http://127.0.0.1:4318`; `none` ships nothing; None
+            takes the environment (`OTEL_EXPORTER_OTLP_ENDPOINT` and its like) or the file's `config.observability.otlp`.
+        ship_to_host: Where no endpoint is named, hand them to the OpenTelemetry providers that this program has set up.
+        traceparent: Run as part of this trace (W3C Trace Context); None takes the current span, or the environment's
+            `TRACEPARENT`.
 
     Raises:
         ConfigError: The file is wrong; nothing ran.
-        InputError: Inputs or functions do not fit; nothing ran.
+        InputError: Inputs, functions or other arguments do not fit; nothing ran.
         ModelSetupError: A model cannot be made; nothing ran.
         NodeExecutionError: A node failed, with its exception as the cause. The run is kept as failed, with what finished.
         WorkflowExecutionError: The run failed by no node's fault: its time-out, its limit, a condition.
 
     See: OpenTelemetry GenAI conventions, "Invoke workflow span".
     """
-    ready = _prepare(workflow, inputs, functions, models, store, timeout_seconds, trust=trust, observers=observers)
-    return await _run(ready, exclusive=False)
+    ready = _prepare(
+        workflow,
+        inputs,
+        functions,
+        models,
+        store,
+        timeout_seconds,
+        trust=trust,
+        observers=observers,
+        otlp=otlp,
+        ship_to_host=ship_to_host,
+        traceparent=traceparent,
+    )
+    return await run(ready, exclusive=False)
 
 
 def run_workflow_from_config(
@@ -128,22 +133,6 @@ async def arun_workflow_from_config(
     return await arun_workflow(workflow_from_config(config), inputs, **options)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A run that nothing but running it can still make fail."""
-
-    workflow: Workflow
-    config: RuntimeConfig
-    given: Mapping[str, Any]
-    defaults: Mapping[str, Any]
-    functions: Mapping[str, Function]
-    models: Mapping[str, ChatModel]
-    secrets: frozenset[str]
-    store: StoreChoice
-    timeout_seconds: float | None
-    observers: Sequence[RunObserver]
-
-
 def _prepare(
     workflow: Workflow | str | Path,
     inputs: Mapping[str, Any] | None,
@@ -154,26 +143,35 @@ def _prepare(
     *,
     trust: bool,
     observers: Sequence[RunObserver],
-) -> _Ready:
+    otlp: str | None,
+    ship_to_host: bool,
+    traceparent: str | None,
+) -> Ready:
     ready = workflow if isinstance(workflow, Workflow) else load_workflow(workflow)
     try:
         if not trust:
             refuse_untrusted(ready.config, paths=[str(store)] if isinstance(store, str | Path) else [])
         filled = _filled(ready)
+        shipped_to = destinations(otlp, filled.config.observability.otlp, os.environ)
     except ConfigError as error:
         raise ready.loaded.place(error) from None
     given, defaults = ready.inputs.split(inputs or {})
-    return _Ready(
+    return Ready(
         workflow=ready,
         config=filled.config,
         given=given,
         defaults=defaults,
         functions=_functions(ready, functions or {}),
         models=open_models(ready, filled.config, models or {}, environ=os.environ, trust=trust),
-        secrets=filled.secrets | key_values(ready, filled.config, os.environ),
+        secrets=filled.secrets.union(
+            key_values(ready, filled.config, os.environ), *(destination.secrets for destination in shipped_to)
+        ),
         store=store,
         timeout_seconds=timeout_seconds if timeout_seconds is not None else filled.config.execution.timeout,
         observers=observers,
+        destinations=shipped_to,
+        ship_to_host=ship_to_host,
+        parent=parent_context(traceparent, os.environ),
     )
 
 
@@ -188,180 +186,3 @@ def _functions(workflow: Workflow, offered: Mapping[str, Callable[..., Any]]) ->
         have = ", ".join(map(repr, sorted(offered))) or "none"
         raise InputError([f"function {name!r} is not registered; functions= has {have}" for name in missing])
     return {name: Function.of(name, offered[name]) for name in workflow.function_names}
-
-
-async def _run(ready: _Ready, *, exclusive: bool) -> RunResult:
-    storage = ready.config.storage
-    if storage is not None and storage.required:
-        # It is opened here and now, which may take seconds; the caller's loop goes on meanwhile.
-        store = await asyncio.to_thread(open_store, ready.store, storage, os.environ)
-    else:
-        store = open_store(ready.store, storage, os.environ)
-    return await _Run(ready, store).run(exclusive=exclusive and ready.timeout_seconds is None)
-
-
-class _Run:
-    """One run: its id, its span, and what comes of it."""
-
-    def __init__(self, ready: _Ready, store: OpenStore | None) -> None:
-        self._ready = ready
-        self._store = store
-        self._workflow = ready.workflow
-        self._run_id = RunId(new_run_id())
-        storage = ready.config.storage
-        self._captures = storage is None or storage.capture_content
-        self._mask = masker(ready.secrets)
-        self._tracer = get_tracer()
-        route = RunRoute(store.exporter if store else None, ready.observers)
-        self._context = routed(route, otel_context.get_current())
-        self._started = time.perf_counter()
-
-    async def run(self, *, exclusive: bool) -> RunResult:
-        """Run to the end, whatever that is, and leave a finished span behind."""
-        span = self._tracer.start_span(
-            f"invoke_workflow {self._workflow.name}",
-            context=self._context,
-            kind=SpanKind.INTERNAL,
-            attributes=self._attributes(),
-        )
-        executor = self._executor(span)
-        token = otel_context.attach(trace.set_span_in_context(span))
-        end: dict[str, AttributeValue] = {}
-        outcome: Final | RunError
-        try:
-            outcome = final = await self._drive(executor, exclusive=exclusive)
-            end = {semconv.STATUS: Status.COMPLETED.value, semconv.READS_FROM: final.heads}
-        except RunError as failure:
-            outcome = failure
-            captures = self._captures and (failure.visit is None or failure.visit.node.config.capture_content)
-            end = record_failure(span, failure.error, mask=self._mask, capture=captures)
-        except BaseException as error:
-            end = record_failure(span, error, mask=self._mask, capture=self._captures)
-            raise
-        finally:
-            otel_context.detach(token)
-            executor.abandon()
-            self._end(span, executor, end)
-        await self._committed(END_SECONDS)
-        if isinstance(outcome, RunError):
-            # Not where it was caught: Python would put the carrier in place of the error's own context.
-            self._raise(outcome)
-        return self._result(span, executor, outcome)
-
-    async def _drive(self, executor: NodeExecutor, *, exclusive: bool) -> Final:
-        seconds = self._ready.timeout_seconds
-        try:
-            await self._committed(START_SECONDS + (self._store.open_seconds if self._store else 0))
-            body = self._body(executor, exclusive=exclusive)
-            if seconds is None:
-                return await body
-            late = RunTimeoutError(f"the run took longer than its timeout of {seconds:g} s")
-            final: Final = await within(seconds, body, error=late, grace_seconds=CANCEL_SECONDS + 0.05)
-        except RunError:
-            raise
-        except BaseException as error:
-            raise RunError(error) from error
-        return final
-
-    def _body(self, executor: NodeExecutor, *, exclusive: bool) -> Coroutine[Any, Any, Final]:
-        engine = Engine(self._workflow.plan, self._workflow.nodes, executor, exclusive=exclusive)
-        given, defaults = self._ready.given, self._ready.defaults
-        # In the order of the fields, whether given or not: it is the order in which people see them.
-        return engine.run(
-            {name: given[name] if name in given else defaults[name] for name in self._workflow.inputs.fields}
-        )
-
-    def _executor(self, span: Span) -> NodeExecutor:
-        context = trace.set_span_in_context(span, self._context)
-        recorder = Recorder(self._tracer, context, {semconv.RUN_ID: self._run_id}, self._mask)
-        return NodeExecutor(
-            self._workflow.plan,
-            recorder,
-            functions=self._ready.functions,
-            models=self._ready.models,
-            pool=FunctionPool(self._ready.config.execution.max_concurrency),
-            capture_content=self._captures,
-        )
-
-    def _attributes(self) -> dict[str, AttributeValue]:
-        flow = self._workflow.config.flow
-        attributes: dict[str, AttributeValue] = {
-            semconv.GEN_AI_OPERATION_NAME: Operation.INVOKE_WORKFLOW.value,
-            semconv.OPENINFERENCE_SPAN_KIND: semconv.CHAIN,
-            semconv.GEN_AI_WORKFLOW_NAME: flow.name,
-            semconv.RUN_ID: self._run_id,
-            semconv.CONFIG_SHA256: self._workflow.loaded.sha256,
-            semconv.CONTENT_CONFIG: self._workflow.loaded.text,
-        }
-        if flow.version is not None:
-            attributes[semconv.WORKFLOW_VERSION] = flow.version
-        if self._workflow.plan.reducers:
-            attributes[semconv.STATE_REDUCERS] = orjson.dumps(dict(self._workflow.plan.reducers)).decode()
-        if self._captures:
-            attributes[semconv.CONTENT_INPUTS] = self._mask(encode(self._ready.given))
-            attributes[semconv.CONTENT_DEFAULTS] = self._mask(encode(self._ready.defaults))
-        return attributes
-
-    def _end(self, span: Span, executor: NodeExecutor, end: dict[str, AttributeValue]) -> None:
-        end[semconv.NODE_EXECUTIONS] = executor.executions
-        end[semconv.DURATION_SECONDS] = self._duration = time.perf_counter() - self._started
-        end.update(executor.meter.attributes())
-        # The root span has no recorder above it; a recorder of its own context ends it by the same rules.
-        Recorder(self._tracer, self._context, {}, self._mask).end(span, end)
-
-    async def _committed(self, seconds: float) -> None:
-        """Wait until the database has what the run has left so far: for a moment, and not for a store that is away."""
-        if self._store is None:
-            return
-        loop, committed = asyncio.get_running_loop(), asyncio.Event()
-        if self._store.exporter.when_committed(self._run_id, lambda: _tell(loop, committed)):
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await committed.wait()
-        except TimeoutError:
-            self._store.exporter.stop_waiting()
-
-    def _raise(self, failure: RunError) -> NoReturn:
-        error, visit = failure.error, failure.visit
-        if not isinstance(error, Exception):
-            raise error  # KeyboardInterrupt, SystemExit and CancelledError pass through unchanged
-        message = self._mask(describe(error))
-        if visit is None:
-            raise WorkflowExecutionError(message, run_id=self._run_id, workflow=self._workflow.name) from error
-        raise NodeExecutionError(
-            f"node {visit.node.id!r} failed: {message}",
-            run_id=self._run_id,
-            workflow=self._workflow.name,
-            node_id=visit.node.id,
-            seq=visit.seq,
-        ) from error
-
-    def _result(self, span: Span, executor: NodeExecutor, final: Final) -> RunResult:
-        meter, store = executor.meter, self._store
-        wanted = self._ready.store is not False and (
-            self._ready.config.storage is None or self._ready.config.storage.enabled
-        )
-        return RunResult(
-            run_id=self._run_id,
-            trace_id=f"{span.get_span_context().trace_id:032x}",
-            workflow=self._workflow.name,
-            status=Status.COMPLETED.value,
-            outputs=dict(final.state),
-            duration_seconds=self._duration,
-            node_executions=executor.executions,
-            model_calls=meter.model_calls,
-            input_tokens=meter.input_tokens,
-            output_tokens=meter.output_tokens,
-            total_tokens=meter.input_tokens + meter.output_tokens,
-            total_cost_usd=meter.cost_usd,
-            priced_cost_usd=float(meter.priced_cost),
-            unpriced_calls=meter.unpriced_calls,
-            store=store.location if store else None,
-            degraded=wanted and (store is None or store.exporter.lacks(self._run_id) or not is_recording(self._tracer)),
-        )
-
-
-def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    """Set an event of another thread's loop."""
-    loop.call_soon_threadsafe(event.set)

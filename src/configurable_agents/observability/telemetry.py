@@ -1,0 +1,74 @@
+"""Puts together where the telemetry of one run goes: our endpoints, else the host, and the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from configurable_agents.observability.content import ship_rules
+from configurable_agents.observability.destinations import Destination
+from configurable_agents.observability.exporter import StoreSpanExporter
+from configurable_agents.observability.host import host_route
+from configurable_agents.observability.metrics import metrics_route
+from configurable_agents.observability.resource import current_resource
+from configurable_agents.observability.sampling import sdk_disabled
+from configurable_agents.observability.shipper import Shipper
+from configurable_agents.observability.shipping import SHIPPERS, ShippingRoute
+from configurable_agents.observability.tracing import SpanRoute
+from configurable_agents.storage.base import RunId
+
+LOAD_SECONDS: Final = 2.0
+"""How long the first run waits until the exporter's libraries are loaded: it takes a fifth of a second, in which the
+interpreter is busy, and the nodes would be slow instead. The endpoint itself is never waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """Where one run's spans go, beside the store and the run's observers."""
+
+    routes: Sequence[SpanRoute] = ()
+    shippers: Sequence[Shipper] = ()
+
+    async def loaded(self) -> None:
+        """Wait, where a library is not loaded yet, for a bounded time; no event loop is held up."""
+        for shipper in self.shippers:
+            loop, event = asyncio.get_running_loop(), asyncio.Event()
+            if shipper.when_loaded(lambda loop=loop, event=event: loop.call_soon_threadsafe(event.set)):  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
+                continue
+            try:
+                async with asyncio.timeout(LOAD_SECONDS):
+                    await event.wait()
+            except TimeoutError:
+                return
+
+
+def open_telemetry(
+    destinations: Sequence[Destination],
+    environ: Mapping[str, str],
+    *,
+    run_id: RunId,
+    store: StoreSpanExporter | None,
+    ship_to_host: bool,
+) -> Telemetry:
+    """Open the ways out for a run that starts in the current context; none where nothing is configured.
+
+    Args:
+        destinations: Endpoints of ours; where there are any, spans go only there.
+        store: Keeps the whole spans, and takes the marks of what was delivered.
+        ship_to_host: Whether spans and metrics may go to the SDK's providers that the host has set up.
+    """
+    if sdk_disabled():
+        return Telemetry()
+    routes: list[SpanRoute] = []
+    shippers = [SHIPPERS.of(destination, store) for destination in destinations]
+    if shippers:
+        rules = ship_rules(environ)
+        routes.append(ShippingRoute(shippers, rules, current_resource(), run_id=run_id, store=store))
+    elif ship_to_host and (host := host_route(ship_rules(environ), kept=store is not None)) is not None:
+        routes.append(host)
+    metrics = metrics_route(environ, ship_to_host=ship_to_host)
+    if metrics is not None:
+        routes.append(metrics)
+    return Telemetry(routes, shippers)

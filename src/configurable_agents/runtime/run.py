@@ -1,0 +1,256 @@
+"""One run: wires the parts together, makes the run's span, and says what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import orjson
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind
+from opentelemetry.util.types import AttributeValue
+
+from configurable_agents import semconv
+from configurable_agents.config.schema import RuntimeConfig
+from configurable_agents.core.encoding import encode
+from configurable_agents.core.functions import Function, FunctionPool
+from configurable_agents.core.node_executor import NodeExecutor
+from configurable_agents.core.secrets import masker
+from configurable_agents.core.spans import Recorder, describe, record_failure
+from configurable_agents.core.waiting import within
+from configurable_agents.errors import NodeExecutionError, RunTimeoutError, WorkflowExecutionError
+from configurable_agents.llm.base import ChatModel
+from configurable_agents.observability.destinations import Destination
+from configurable_agents.observability.ids import new_run_id
+from configurable_agents.observability.resource import current_resource, resource_text
+from configurable_agents.observability.route import RunRoute
+from configurable_agents.observability.telemetry import open_telemetry
+from configurable_agents.observability.tracing import get_tracer, is_recording, routed
+from configurable_agents.runtime.engine import CANCEL_SECONDS, Engine, Final, RunError
+from configurable_agents.runtime.result import RunObserver, RunResult
+from configurable_agents.runtime.stores import OpenStore, StoreChoice, open_store
+from configurable_agents.runtime.workflow import Workflow
+from configurable_agents.semconv import Operation, Status
+from configurable_agents.storage.base import RunId
+
+START_SECONDS = 0.25
+"""How long a run's start waits until its row is committed, so that whoever looks sees it running."""
+END_SECONDS = 0.2
+"""How long a run's end waits for its last records, so that what was just run can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A run that nothing but running it can still make fail."""
+
+    workflow: Workflow
+    config: RuntimeConfig
+    given: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    functions: Mapping[str, Function]
+    models: Mapping[str, ChatModel]
+    secrets: frozenset[str]
+    store: StoreChoice
+    timeout_seconds: float | None
+    observers: Sequence[RunObserver]
+    destinations: Sequence[Destination]
+    """Endpoints of ours that its spans are shipped to."""
+    ship_to_host: bool
+    parent: Context
+    """Where it was called, with the span that it belongs below."""
+
+
+async def run(ready: Ready, *, exclusive: bool) -> RunResult:
+    """Run once.
+
+    Args:
+        exclusive: Whether this thread is the run's alone, so that a plain function may be called on it.
+    """
+    storage = ready.config.storage
+    if storage is not None and storage.required:
+        # It is opened here and now, which may take seconds; the caller's loop goes on meanwhile.
+        store = await asyncio.to_thread(open_store, ready.store, storage, os.environ)
+    else:
+        store = open_store(ready.store, storage, os.environ)
+    return await _Run(ready, store).run(exclusive=exclusive and ready.timeout_seconds is None)
+
+
+class _Run:
+    """One run: its id, its span, and what comes of it."""
+
+    def __init__(self, ready: Ready, store: OpenStore | None) -> None:
+        self._ready = ready
+        self._store = store
+        self._workflow = ready.workflow
+        self._run_id = RunId(new_run_id())
+        storage = ready.config.storage
+        self._captures = storage is None or storage.capture_content
+        self._mask = masker(ready.secrets)
+        self._tracer = get_tracer()
+        exporter = store.exporter if store else None
+        self._telemetry = open_telemetry(
+            ready.destinations, os.environ, run_id=self._run_id, store=exporter, ship_to_host=ready.ship_to_host
+        )
+        route = RunRoute(exporter, [*self._telemetry.routes, *ready.observers])
+        self._context = routed(route, ready.parent)
+        self._started = time.perf_counter()
+
+    async def run(self, *, exclusive: bool) -> RunResult:
+        """Run to the end, whatever that is, and leave a finished span behind."""
+        span = self._tracer.start_span(
+            f"invoke_workflow {self._workflow.name}",
+            context=self._context,
+            kind=SpanKind.INTERNAL,
+            attributes=self._attributes(),
+        )
+        executor = self._executor(span)
+        token = otel_context.attach(trace.set_span_in_context(span))
+        end: dict[str, AttributeValue] = {}
+        outcome: Final | RunError
+        try:
+            outcome = final = await self._drive(executor, exclusive=exclusive)
+            end = {semconv.STATUS: Status.COMPLETED.value, semconv.READS_FROM: final.heads}
+        except RunError as failure:
+            outcome = failure
+            captures = self._captures and (failure.visit is None or failure.visit.node.config.capture_content)
+            end = record_failure(span, failure.error, mask=self._mask, capture=captures)
+        except BaseException as error:
+            end = record_failure(span, error, mask=self._mask, capture=self._captures)
+            raise
+        finally:
+            otel_context.detach(token)
+            executor.abandon()
+            self._end(span, executor, end)
+        await self._committed(END_SECONDS)
+        if isinstance(outcome, RunError):
+            # Not where it was caught: Python would put the carrier in place of the error's own context.
+            self._raise(outcome)
+        return self._result(span, executor, outcome)
+
+    async def _drive(self, executor: NodeExecutor, *, exclusive: bool) -> Final:
+        seconds = self._ready.timeout_seconds
+        try:
+            await self._committed(START_SECONDS + (self._store.open_seconds if self._store else 0))
+            await self._telemetry.loaded()
+            body = self._body(executor, exclusive=exclusive)
+            if seconds is None:
+                return await body
+            late = RunTimeoutError(f"the run took longer than its timeout of {seconds:g} s")
+            final: Final = await within(seconds, body, error=late, grace_seconds=CANCEL_SECONDS + 0.05)
+        except RunError:
+            raise
+        except BaseException as error:
+            raise RunError(error) from error
+        return final
+
+    def _body(self, executor: NodeExecutor, *, exclusive: bool) -> Coroutine[Any, Any, Final]:
+        engine = Engine(self._workflow.plan, self._workflow.nodes, executor, exclusive=exclusive)
+        given, defaults = self._ready.given, self._ready.defaults
+        # In the order of the fields, whether given or not: it is the order in which people see them.
+        return engine.run(
+            {name: given[name] if name in given else defaults[name] for name in self._workflow.inputs.fields}
+        )
+
+    def _executor(self, span: Span) -> NodeExecutor:
+        context = trace.set_span_in_context(span, self._context)
+        recorder = Recorder(self._tracer, context, {semconv.RUN_ID: self._run_id}, self._mask)
+        return NodeExecutor(
+            self._workflow.plan,
+            recorder,
+            functions=self._ready.functions,
+            models=self._ready.models,
+            pool=FunctionPool(self._ready.config.execution.max_concurrency),
+            capture_content=self._captures,
+        )
+
+    def _attributes(self) -> dict[str, AttributeValue]:
+        flow = self._workflow.config.flow
+        attributes: dict[str, AttributeValue] = {
+            semconv.GEN_AI_OPERATION_NAME: Operation.INVOKE_WORKFLOW.value,
+            semconv.OPENINFERENCE_SPAN_KIND: semconv.CHAIN,
+            semconv.GEN_AI_WORKFLOW_NAME: flow.name,
+            semconv.RUN_ID: self._run_id,
+            semconv.CONFIG_SHA256: self._workflow.loaded.sha256,
+            semconv.CONTENT_CONFIG: self._workflow.loaded.text,
+        }
+        resource = resource_text(current_resource())
+        if resource is not None:
+            attributes[semconv.RESOURCE] = resource
+        if flow.version is not None:
+            attributes[semconv.WORKFLOW_VERSION] = flow.version
+        if self._workflow.plan.reducers:
+            attributes[semconv.STATE_REDUCERS] = orjson.dumps(dict(self._workflow.plan.reducers)).decode()
+        if self._captures:
+            attributes[semconv.CONTENT_INPUTS] = self._mask(encode(self._ready.given))
+            attributes[semconv.CONTENT_DEFAULTS] = self._mask(encode(self._ready.defaults))
+        return attributes
+
+    def _end(self, span: Span, executor: NodeExecutor, end: dict[str, AttributeValue]) -> None:
+        end[semconv.NODE_EXECUTIONS] = executor.executions
+        end[semconv.DURATION_SECONDS] = self._duration = time.perf_counter() - self._started
+        end.update(executor.meter.attributes())
+        # The root span has no recorder above it; a recorder of its own context ends it by the same rules.
+        Recorder(self._tracer, self._context, {}, self._mask).end(span, end)
+
+    async def _committed(self, seconds: float) -> None:
+        """Wait until the database has what the run has left so far: for a moment, and not for a store that is away."""
+        if self._store is None:
+            return
+        loop, committed = asyncio.get_running_loop(), asyncio.Event()
+        if self._store.exporter.when_committed(self._run_id, lambda: _tell(loop, committed)):
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await committed.wait()
+        except TimeoutError:
+            self._store.exporter.stop_waiting()
+
+    def _raise(self, failure: RunError) -> NoReturn:
+        error, visit = failure.error, failure.visit
+        if not isinstance(error, Exception):
+            raise error  # KeyboardInterrupt, SystemExit and CancelledError pass through unchanged
+        message = self._mask(describe(error))
+        if visit is None:
+            raise WorkflowExecutionError(message, run_id=self._run_id, workflow=self._workflow.name) from error
+        raise NodeExecutionError(
+            f"node {visit.node.id!r} failed: {message}",
+            run_id=self._run_id,
+            workflow=self._workflow.name,
+            node_id=visit.node.id,
+            seq=visit.seq,
+        ) from error
+
+    def _result(self, span: Span, executor: NodeExecutor, final: Final) -> RunResult:
+        meter, store = executor.meter, self._store
+        wanted = self._ready.store is not False and (
+            self._ready.config.storage is None or self._ready.config.storage.enabled
+        )
+        return RunResult(
+            run_id=self._run_id,
+            trace_id=f"{span.get_span_context().trace_id:032x}",
+            workflow=self._workflow.name,
+            status=Status.COMPLETED.value,
+            outputs=dict(final.state),
+            duration_seconds=self._duration,
+            node_executions=executor.executions,
+            model_calls=meter.model_calls,
+            input_tokens=meter.input_tokens,
+            output_tokens=meter.output_tokens,
+            total_tokens=meter.input_tokens + meter.output_tokens,
+            total_cost_usd=meter.cost_usd,
+            priced_cost_usd=float(meter.priced_cost),
+            unpriced_calls=meter.unpriced_calls,
+            store=store.location if store else None,
+            degraded=wanted and (store is None or store.exporter.lacks(self._run_id) or not is_recording(self._tracer)),
+        )
+
+
+def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    """Set an event of another thread's loop."""
+    loop.call_soon_threadsafe(event.set)
