@@ -478,7 +478,6 @@ edges:
 - {from: sub, to: END}
 config:
   «budget: {max_cost_usd: 1}
-  observability: {«otlp: {endpoint: 'http://localhost:4317'}}
 """,
         (
             "nodes[0].tools: tools are not supported by this version | Remove it.",
@@ -487,7 +486,6 @@ config:
             "nodes[1].tool: tool nodes are not supported by this version | Remove it.",
             "nodes[2].workflow: workflow nodes are not supported by this version | Remove it.",
             "config.budget: budgets are not supported by this version | Remove it.",
-            "config.observability.otlp: shipping to an OTLP endpoint is not supported by this version | Remove it.",
         ),
     ),
     "types of state fields": Broken(

@@ -52,7 +52,7 @@ def run(
         str | None,
         typer.Option(
             "--traceparent",
-            metavar="00-TRACE-SPAN-FLAGS",
+            metavar="TRACEPARENT",
             help="Run as part of this trace (W3C Trace Context). Without it the environment's TRACEPARENT decides.",
         ),
     ] = None,
