@@ -7,7 +7,7 @@ span a `SpanRecord`. What people query stands in typed fields; the rest of the s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -416,6 +416,17 @@ class StorageBackend(ABC):
 
         Raises:
             StorageError: Nothing of it was written.
+        """
+
+    @abstractmethod
+    def take_in(self, batches: Iterable[Sequence[Record]]) -> int:
+        """Write records of another store, all in one transaction; give how many were not here.
+
+        What is here stays, unless the other record tells an end that this one does not: it may hold more than came
+        along.
+
+        Raises:
+            StorageError: Nothing of it was written. So it is with whatever `batches` raises.
         """
 
     @abstractmethod

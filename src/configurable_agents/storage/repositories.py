@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -20,6 +20,7 @@ from configurable_agents.storage.base import (
     AnyRecord,
     DeliveryRecord,
     ExecutionStateRecord,
+    Record,
     SpanKey,
     SpanRecord,
     StorageBackend,
@@ -200,6 +201,14 @@ class SqlAlchemyStorageBackend(StorageBackend):
         if records:
             self._database.run(work, write=True)
 
+    def take_in(self, batches: Iterable[Sequence[Record]]) -> int:
+        """Write records of another store in one transaction (see the base class)."""
+
+        def work(connection: sa.Connection) -> int:
+            return sum(_take_in(connection, batch) for batch in batches)
+
+        return self._database.run(work, write=True)
+
     def mark_interrupted(self, runs: Sequence[SpanKey], nodes: Sequence[SpanKey]) -> None:
         """Say of what is still running that its process has died (see the base class)."""
 
@@ -260,6 +269,27 @@ def identity_of(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _take_in(connection: sa.Connection, records: Sequence[Record]) -> int:
+    runs, states, others, _ = by_kind(records)
+    hashed = [_with_hash(run) for run in runs]
+    # A text is nobody's but its hash's, which the file's reader has compared.
+    statements.upsert_configs(
+        connection,
+        {run.config_sha256: run.config_text for run in hashed if run.config_sha256 and run.config_text is not None},
+    )
+    written = statements.insert_spans(connection, others)
+    # What did not end there may well go on here, so such a record gives way to whatever is here.
+    for ends in (True, False):
+        where: statements.Where = "earlier" if ends else "absent"
+        written += statements.upsert_runs(connection, [run for run in hashed if _has_ended(run) is ends], where=where)
+        written += statements.upsert_states(connection, [one for one in states if _has_ended(one) is ends], where=where)
+    return written
+
+
+def _has_ended(record: WorkflowRunRecord | ExecutionStateRecord) -> bool:
+    return record.status not in _UNFINISHED
 
 
 def _key(record: WorkflowRunRecord) -> SpanKey:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
 
@@ -21,6 +21,8 @@ from configurable_agents.storage.models import execution_states, spans, workflow
 
 Row = tuple[Any, ...]
 _Ranked = TypeVar("_Ranked", WorkflowRunRecord, ExecutionStateRecord)
+Where = Literal["absent", "not later", "earlier"]
+"""Which stored rows give way: none, those of no higher rank, those of a lower rank."""
 
 _CHUNK_SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
 """64 rows of 50 columns stay far below SQLite's limit of 32766 values in a statement."""
@@ -29,23 +31,25 @@ _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 def upsert_configs(connection: sa.Connection, texts: dict[str, str]) -> None:
     """Keep texts of workflow files by their hashes; what is there stays."""
-    _insert(connection, workflow_configs, sorted(texts.items()), ranked=False)
+    _insert(connection, workflow_configs, sorted(texts.items()), "absent")
 
 
-def upsert_runs(connection: sa.Connection, records: Sequence[WorkflowRunRecord]) -> None:
-    """Write runs by the rank rule."""
-    _insert(connection, workflow_runs, [_RUN_ROW(record) for record in _merged(records)], ranked=True)
+def upsert_runs(connection: sa.Connection, records: Sequence[WorkflowRunRecord], *, where: Where = "not later") -> int:
+    """Write runs by the rank rule; give how many rows that made or changed."""
+    return _insert(connection, workflow_runs, [_RUN_ROW(record) for record in _merged(records)], where)
 
 
-def upsert_states(connection: sa.Connection, records: Sequence[ExecutionStateRecord]) -> None:
-    """Write node executions by the rank rule."""
-    _insert(connection, execution_states, [_STATE_ROW(record) for record in _merged(records)], ranked=True)
+def upsert_states(
+    connection: sa.Connection, records: Sequence[ExecutionStateRecord], *, where: Where = "not later"
+) -> int:
+    """Write node executions by the rank rule; give how many rows that made or changed."""
+    return _insert(connection, execution_states, [_STATE_ROW(record) for record in _merged(records)], where)
 
 
-def insert_spans(connection: sa.Connection, records: Sequence[SpanRecord]) -> None:
-    """Write spans that are not there yet."""
+def insert_spans(connection: sa.Connection, records: Sequence[SpanRecord]) -> int:
+    """Write spans that are not there yet; give how many that were."""
     by_key = {(record.span_id, record.trace_id): record for record in records}
-    _insert(connection, spans, [_SPAN_ROW(by_key[key]) for key in sorted(by_key)], ranked=False)
+    return _insert(connection, spans, [_SPAN_ROW(by_key[key]) for key in sorted(by_key)], "absent")
 
 
 def storable(value: Any) -> Any:
@@ -84,22 +88,24 @@ def _merged(records: Sequence[_Ranked]) -> list[_Ranked]:
     return [kept[key] for key in sorted(kept)]
 
 
-def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], *, ranked: bool) -> None:
+def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], where: Where) -> int:
     placeholder = "?" if connection.dialect.name == "sqlite" else "%s"
+    written = 0
     for chunk in _chunks(rows):
-        text = _insert_text(table, len(chunk), placeholder, ranked)
-        _execute(connection, text, tuple(chain.from_iterable(chunk)))
+        text = _insert_text(table, len(chunk), placeholder, where)
+        written += _execute(connection, text, tuple(chain.from_iterable(chunk)))
+    return written
 
 
-def _execute(connection: sa.Connection, text: str, values: Row) -> None:
+def _execute(connection: sa.Connection, text: str, values: Row) -> int:
     try:
-        connection.exec_driver_sql(text, values)
+        return connection.exec_driver_sql(text, values).rowcount
     except (UnicodeEncodeError, sa.exc.DataError):
         # Drivers refuse such values before they send anything: the transaction is whole, and the usual case pays nothing.
         cleaned = tuple(storable(value) for value in values)
         if cleaned == values:
             raise
-        connection.exec_driver_sql(text, cleaned)
+        return connection.exec_driver_sql(text, cleaned).rowcount
 
 
 def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
@@ -111,15 +117,16 @@ def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 
 
 @lru_cache(maxsize=64)
-def _insert_text(table: sa.Table, rows: int, placeholder: str, ranked: bool) -> str:
+def _insert_text(table: sa.Table, rows: int, placeholder: str, where: Where) -> str:
     names = table.columns.keys()
     row = f"({', '.join([placeholder] * len(names))})"
     key = ", ".join(table.primary_key.columns.keys())
     text = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES {', '.join([row] * rows)} ON CONFLICT ({key}) DO "  # noqa: S608 - names are our own
-    if not ranked:
+    if where == "absent":
         return text + "NOTHING"
     values = ", ".join(f"{name} = excluded.{name}" for name in names if name not in table.primary_key.columns)
-    return f"{text}UPDATE SET {values} WHERE {_rank('excluded')} >= {_rank(table.name)}"
+    sign = ">=" if where == "not later" else ">"
+    return f"{text}UPDATE SET {values} WHERE {_rank('excluded')} {sign} {_rank(table.name)}"
 
 
 def _rank(row: str) -> str:
