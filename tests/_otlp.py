@@ -255,7 +255,7 @@ def _grpc(receiver: OtlpReceiver) -> Iterator[int]:
             yield port
         finally:
             receiver._stopped.set()
-            server.stop(grace=0).wait()
+            server.stop(grace=1).wait()  # no call is left; without any grace gRPC would complain on stderr
 
 
 def _grpc_answer(receiver: OtlpReceiver, kind: Kind, method: str, body: bytes, context: Any) -> bytes:
