@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from configurable_agents import semconv
 from configurable_agents.errors import TraceFileError
-from configurable_agents.observability.content import ShipRules, approximate_bytes, shippable
+from configurable_agents.observability.content import ShippedSpan, ShipRules, approximate_bytes, shippable
 from configurable_agents.observability.otlp_json import encode
 from configurable_agents.observability.otlp_json_reader import decode
 from configurable_agents.observability.records import to_record
@@ -58,7 +58,7 @@ def whole(stored: StoredRun) -> list[ReadableSpan]:
     return [_with_rest(record, span) for record, span in zip(records, spans, strict=True)]
 
 
-def filtered(stored: StoredRun, rules: ShipRules) -> list[ReadableSpan]:
+def shipped(stored: StoredRun, rules: ShipRules) -> list[ShippedSpan]:
     """Give the spans of a run as they would be shipped."""
     spans = ended(to_spans(stored.run, stored.nodes, stored.spans))
     return [shippable(span, rules, span.resource, kept=True) for span in spans]
