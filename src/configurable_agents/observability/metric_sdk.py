@@ -76,8 +76,13 @@ class ExportingReader(MetricReader):
         self._exporter.shutdown(timeout_millis=timeout_millis)
 
 
-def open_metrics(exporter_name: str, resource: Resource) -> tuple[Instruments, ExportingReader | None]:
+def open_metrics(
+    exporter_name: str, endpoint: str | None, resource: Resource
+) -> tuple[Instruments, ExportingReader | None]:
     """Make a meter provider of our own, never the global one, with the exporter of that name.
+
+    Args:
+        endpoint: For an exporter of OTLP. It was read when the run began; all else the exporter reads now.
 
     Returns:
         Its instruments, and what sends them; None where others come and fetch them (Prometheus).
@@ -88,7 +93,7 @@ def open_metrics(exporter_name: str, resource: Resource) -> tuple[Instruments, E
     found = list(entry_points(group=_ENTRY_POINTS, name=exporter_name))
     if not found:
         raise LookupError(f"no installed package has a metrics exporter called {exporter_name!r}")
-    made = found[0].load()()
+    made = found[0].load()(**({} if endpoint is None else {"endpoint": endpoint}))
     reader: MetricReader = made if isinstance(made, MetricReader) else ExportingReader(made)
     provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False, views=_views())
     return Instruments(provider), reader if isinstance(reader, ExportingReader) else None

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as otel_context
@@ -33,6 +33,8 @@ class MetricDestination:
     """The name of an entry point."""
     name: str
     """As people may see it, without credentials."""
+    endpoint: str | None = field(default=None, repr=False)
+    """For an exporter of OTLP, as it wants it; None for its default."""
     interval_seconds: float = 60.0
     timeout_seconds: float = 30.0
 
@@ -121,7 +123,7 @@ class MetricSender:
     def _open(self) -> ExportingReader | None:
         from configurable_agents.observability.metric_sdk import open_metrics
 
-        instruments, reader = open_metrics(self._destination.exporter, self._resource)
+        instruments, reader = open_metrics(self._destination.exporter, self._destination.endpoint, self._resource)
         for measurement in self._begin(instruments):
             instruments.record(measurement)
         if self._too_early:

@@ -25,16 +25,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_METRICS_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 _VARIABLES: Final = (
     "OTEL_METRICS_EXPORTER",
-    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    _METRICS_ENDPOINT,
+    _ENDPOINT,
     "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
     "OTEL_EXPORTER_OTLP_PROTOCOL",
     "OTEL_METRIC_EXPORT_INTERVAL",
     "OTEL_METRIC_EXPORT_TIMEOUT",
 )
 """What decides here; headers, certificates, compression and temporality the exporters read for themselves."""
+_GRPC: Final = "otlp_proto_grpc"
+_HTTP: Final = "otlp_proto_http"
 _PROTOCOL_OF_PORT: Final = {"4317": "grpc", "4318": "http/protobuf"}
 """Who names a port by the conventions means its protocol, whatever an SDK's default is."""
 _DEFAULT_PROTOCOL: Final = "grpc"
@@ -98,27 +102,38 @@ def metric_destinations(environ: Mapping[str, str]) -> tuple[MetricDestination, 
 @functools.lru_cache(maxsize=8)
 def _destinations(values: tuple[str, ...]) -> tuple[MetricDestination, ...]:
     environ = {name: value for name, value in zip(_VARIABLES, values, strict=True) if value}
-    endpoint = _first(environ, "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-    default = "none" if endpoint is None else "otlp"
+    default = "none" if _first(environ, _METRICS_ENDPOINT, _ENDPOINT) is None else "otlp"
     names = [name.strip() for name in environ.get("OTEL_METRICS_EXPORTER", default).split(",") if name.strip()]
     if "none" in names:
         return ()
-    return tuple(_destination(name, endpoint, environ) for name in dict.fromkeys(names))
+    return tuple(dict.fromkeys(_destination(name, environ) for name in names))
 
 
-def _destination(name: str, endpoint: str | None, environ: Mapping[str, str]) -> MetricDestination:
-    is_otlp = name.startswith("otlp")
+def _destination(name: str, environ: Mapping[str, str]) -> MetricDestination:
+    endpoint = None
+    if name.startswith("otlp"):
+        name, endpoint = _otlp(name, environ)
+    return MetricDestination(
+        exporter=name,
+        name=name if endpoint is None else _shown(endpoint),
+        endpoint=endpoint,
+        interval_seconds=_seconds(environ, "OTEL_METRIC_EXPORT_INTERVAL", 60.0),
+        timeout_seconds=_seconds(environ, "OTEL_METRIC_EXPORT_TIMEOUT", 30.0),
+    )
+
+
+def _otlp(name: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Give the exporter for the protocol, and the endpoint as that exporter wants it."""
+    endpoint = _first(environ, _METRICS_ENDPOINT, _ENDPOINT)
     if name == "otlp":
         asked = _first(environ, "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
         protocol = asked.lower() if asked is not None else _protocol_of(endpoint)
         # `http/json` is not in Python's SDK; who takes it takes protobuf on the same port.
-        name = "otlp_proto_http" if protocol.startswith("http") else "otlp_proto_grpc"
-    return MetricDestination(
-        exporter=name,
-        name=_shown(endpoint) if is_otlp and endpoint is not None else name,
-        interval_seconds=_seconds(environ, "OTEL_METRIC_EXPORT_INTERVAL", 60.0),
-        timeout_seconds=_seconds(environ, "OTEL_METRIC_EXPORT_TIMEOUT", 30.0),
-    )
+        name = _HTTP if protocol.startswith("http") else _GRPC
+    if endpoint is not None and name == _HTTP and _METRICS_ENDPOINT not in environ:
+        # The variable for metrics holds the whole URL of an HTTP endpoint, the general one its base.
+        endpoint = f"{endpoint.rstrip('/')}/v1/metrics"
+    return name, endpoint
 
 
 def _first(environ: Mapping[str, str], *names: str) -> str | None:
