@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from configurable_agents.observability.content import MAX_REQUEST_BYTES, ShippedSpan
 from configurable_agents.observability.destinations import OTLP, Destination, open_exporter
-from configurable_agents.observability.exporter_log import exporter_log, shortened
+from configurable_agents.observability.exporter_log import exporter_log, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -192,17 +192,17 @@ class Shipper:
     def _work(self) -> None:
         # Whoever instruments HTTP or gRPC in this program shall not make spans of how spans are shipped.
         otel_context.attach(otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, True))  # noqa: SLF001
-        with exporter_log(self._note):
-            try:
+        try:
+            with exporter_log(self._note):
                 exporter = open_exporter(self.destination)
-            except Exception as error:  # noqa: BLE001 - a foreign package may raise anything
-                self._give_up(error)
-                return
-            self._loaded()
-            while batch := self._next_batch():
-                self._send(exporter, batch)
-            with contextlib.suppress(Exception):  # nobody is left to be told
-                exporter.shutdown()
+        except Exception as error:  # noqa: BLE001 - a foreign package may raise anything
+            self._give_up(error)
+            return
+        self._loaded()
+        while batch := self._next_batch():
+            self._send(exporter, batch)
+        with exporter_log(self._note), contextlib.suppress(Exception):  # nobody is left to be told
+            exporter.shutdown()
 
     def _loaded(self) -> None:
         with self._changed:
@@ -219,7 +219,7 @@ class Shipper:
                 self._lose(span, delivery)
             self._queue.clear()
             self._bytes = 0
-            self._reason = shortened(f"{type(error).__name__}: {error}")
+            self._reason = reason_of(f"{type(error).__name__}: {error}")
             self._changed.notify_all()
         self._loaded()
         self._tell_of_trouble(self._reason)
@@ -259,10 +259,11 @@ class Shipper:
         batch.hurry = self._is_ending
         self._is_retrying = False
         try:
-            delivered = exporter.export(batch) is SpanExportResult.SUCCESS
+            with exporter_log(self._note):
+                delivered = exporter.export(batch) is SpanExportResult.SUCCESS
         except Exception as error:  # noqa: BLE001 - an exporter may raise anything, and the thread must live
             delivered = False
-            self._note(shortened(f"{type(error).__name__}: {error}"))
+            self._note(reason_of(f"{type(error).__name__}: {error}"))
         if delivered:
             self._delivered(entries)
         else:
