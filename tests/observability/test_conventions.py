@@ -17,6 +17,7 @@ from _openai_server import OpenAIServer, openai_server
 from _runs import asks, calls, chain, field, kept, scripted
 from _workflows import Spans, make
 from configurable_agents import NodeExecutionError, Workflow, semconv
+from configurable_agents.llm.adapter import PROVIDER_NAMES
 from configurable_agents.llm.base import ModelInfo
 from configurable_agents.llm.scripted import ScriptedChatModel
 from configurable_agents.runtime.executor import run_workflow
@@ -217,3 +218,11 @@ def test_every_name_of_the_conventions_is_one() -> None:
         pytest.skip("the installed registry is older than the conventions that are followed")
     ours = {value for key, value in vars(semconv).items() if key.startswith("GEN_AI_")}
     assert ours - registry == {semconv.GEN_AI_USAGE_COST}
+
+
+def test_a_provider_that_has_a_name_in_the_conventions_goes_by_it() -> None:
+    """Where a well-known value applies, it must be used; langchain-core has names of its own."""
+    known = getattr(gen_ai_attributes, "GenAiProviderNameValues", None)
+    if known is None:
+        pytest.skip("the installed registry is older than the conventions that are followed")
+    assert set(PROVIDER_NAMES.values()) <= {member.value for member in known}

@@ -89,11 +89,12 @@ class ModelCaller:
 
     def _start(
         self, messages: Sequence[Message], schema: Mapping[str, Any] | None, capture: bool
-    ) -> dict[str, AttributeValue]:
-        attributes = dict(_request(self.model.info, has_schema=schema is not None))
-        if capture:
-            attributes[semconv.CONTENT_INPUT_MESSAGES] = self.recorder.mask(_encode([_message(m) for m in messages]))
-        return attributes
+    ) -> Mapping[str, AttributeValue]:
+        attributes = _request(self.model.info, has_schema=schema is not None)
+        if not capture:
+            return attributes
+        text = self.recorder.mask(_encode([_message(message) for message in messages]))
+        return {**attributes, semconv.CONTENT_INPUT_MESSAGES: text}
 
     def _response(self, reply: Reply, cost: Cost | None, retries: int, capture: bool) -> dict[str, AttributeValue]:
         attributes: dict[str, AttributeValue] = {semconv.STATUS: Status.COMPLETED.value}
