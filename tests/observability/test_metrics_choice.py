@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _otlp import PROTOCOLS, Protocol, otlp_receiver
+from _otlp import FAULTS, PROTOCOLS, Protocol, otlp_receiver
 from _runs import run_program
 from configurable_agents.observability.metrics import metric_destinations
 
@@ -152,6 +153,34 @@ def test_a_forked_child_tells_only_of_its_own_runs() -> None:
         runs = [m for m in receiver.metrics if m.name == "configurable_agents.runs"]
     assert sorted(sum(point.value or 0 for point in metric.points) for metric in runs) == [1, 2]
     assert len({metric.resource["service.instance.id"] for metric in runs}) == 2
+
+
+def test_endpoints_that_fail_cost_the_program_no_more_time_at_its_end_than_one() -> None:
+    """Whatever they do instead of answering, all together; each is told of once, and every run is done."""
+    text = """
+        import atexit, os, time
+        atexit.register(lambda: print(time.monotonic() - ended))  # called last
+        for place in sys.argv[1:]:
+            protocol, endpoint = place.split("=")
+            os.environ["OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"] = protocol
+            os.environ["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"] = endpoint
+            assert run().outputs["n"] == 3
+        time.sleep(1)  # all are loaded and have been asked for what they have
+        ended = time.monotonic()
+    """
+    with contextlib.ExitStack() as stack:
+        receivers = [stack.enter_context(otlp_receiver(p, fault=fault)) for p in PROTOCOLS for fault in FAULTS]
+        places = [
+            f"{one.protocol}={one.endpoint}{'' if one.protocol == 'grpc' else '/v1/metrics'}" for one in receivers
+        ]
+        code, out, err = run_program(PROGRAM + textwrap.dedent(text), *places, OTEL_METRIC_EXPORT_INTERVAL="300")
+    assert code == 0
+    assert float(out) < 0.5
+    warnings = err.splitlines()
+    assert len(warnings) == len(receivers)
+    for receiver in receivers:
+        (warning,) = [line for line in warnings if receiver.endpoint in line]
+        assert warning.startswith("metrics could not be sent to")
 
 
 def test_any_installed_exporter_may_be_named(tmp_path: Path) -> None:

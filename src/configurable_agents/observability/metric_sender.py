@@ -112,7 +112,8 @@ class MetricSender:
         # Whoever instruments HTTP or gRPC in this program shall not make spans of how metrics are sent.
         otel_context.attach(otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, True))  # noqa: SLF001
         try:
-            reader = self._open()
+            with exporter_log(self._hear):  # which also keeps headers that it does not understand out of the log
+                reader = self._open()
             if reader is not None:
                 self._send_until_the_end(reader)
         except Exception as error:  # noqa: BLE001 - metrics never break a program, and their loss is never silent
