@@ -13,9 +13,10 @@ import pytest
 from _conventions import wrongly_typed
 from _otlp import PROTOCOLS, OtlpReceiver, otlp_receiver
 from _otlp_decode import ReceivedSpan
-from _runs import asks, calls, chain, field
+from _runs import asks, calls, chain, field, kept
 from _workflows import make
 from configurable_agents import NodeExecutionError, Workflow, run_workflow, semconv
+from configurable_agents.core.spans import WITHHELD
 
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
@@ -218,6 +219,23 @@ def test_an_error_of_a_model_does_not_tell_what_the_provider_repeated(receiver: 
         run_workflow(workflow, store=store, otlp=receiver.endpoint)
     assert len(receiver.wait_for(3)) == 3
     assert found_in(receiver, ("canary-prompt", "cannot read")) == []
+
+
+def test_what_a_cancellation_says_is_content_too(receiver: OtlpReceiver, store: Path) -> None:
+    """Whoever cancels may give a text; a plain cancellation has none."""
+
+    async def work() -> str:
+        raise asyncio.CancelledError("canary-reason")
+
+    workflow = make(
+        [calls("work", "text") | {"capture_content": False}], chain("START work END"), {"text": field("str")}
+    )
+    with pytest.raises(asyncio.CancelledError):
+        run_workflow(workflow, functions={"work": work}, store=store, otlp=receiver.endpoint)
+    for span in receiver.wait_for(2):
+        assert (span.status_message, span.events) == ("asyncio.exceptions.CancelledError", ())
+    assert found_in(receiver, ("canary-reason",)) == []
+    assert kept(store).run.error_message == kept(store).node("work").error_message == WITHHELD
 
 
 def test_a_timeout_of_ours_may_say_what_it_was(receiver: OtlpReceiver, store: Path) -> None:

@@ -22,7 +22,7 @@ MAX_ERROR_CHARACTERS = 10_000
 MAX_FRAMES = 30
 """The innermost frames tell where it happened."""
 WITHHELD: Final = "the error's text is not kept: capture_content is false"
-_WITHOUT_CONTENT: Final = (asyncio.CancelledError, ExecutionLimitError, MapError, NodeTimeoutError, RunTimeoutError)
+_WITHOUT_CONTENT: Final = (ExecutionLimitError, MapError, NodeTimeoutError, RunTimeoutError)
 """Errors whose texts are our own, and hold no value of the run's."""
 
 
@@ -89,7 +89,7 @@ def record_failure(
         capture: Whether content is kept: the texts of errors repeat values, so without it only their types are.
     """
     status = status_of(error)
-    message = mask(describe(error)) if capture or isinstance(error, _WITHOUT_CONTENT) else WITHHELD
+    message = mask(describe(error)) if capture or _holds_no_value(error) else WITHHELD
     if status is Status.FAILED:
         # Not `record_exception`: it formats the exception itself, which may raise and may hold secrets.
         trace_text = mask("".join(traceback.format_tb(error.__traceback__, limit=-MAX_FRAMES)))
@@ -104,3 +104,8 @@ def record_failure(
         semconv.ERROR_TYPE: error_type(error),
         semconv.ERROR_MESSAGE: message,
     }
+
+
+def _holds_no_value(error: BaseException) -> bool:
+    # A plain cancellation has no text; one that has got it from whoever cancelled.
+    return isinstance(error, _WITHOUT_CONTENT) or (type(error) is asyncio.CancelledError and not error.args)
