@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -24,8 +24,9 @@ MAX_ITEMS: Final = 128
 """Attributes, events and links of one span, as OpenTelemetry's own limits have it; the store keeps all of them."""
 
 _ELLIPSIS: Final = "…"
+_NUMBERS: Final = frozenset({bool, int, float})
 _CAPTURE_VALUES: Final = frozenset({"true", "1", "span_only", "span_and_event"})
-_NEVER: Final = (semconv.CONTENT_PREFIX, semconv.RESOURCE)
+_OURS_ALONE: Final = semconv.CONTENT_PREFIX
 _OWN_TEXTS: Final = frozenset(
     f"{kind.__module__}.{kind.__qualname__}"
     for kind in (errors.ExecutionLimitError, errors.MapError, errors.NodeTimeoutError, errors.RunTimeoutError)
@@ -104,8 +105,9 @@ def shippable(span: ReadableSpan, rules: ShipRules, resource: Resource, *, kept:
 def _copy(span: ReadableSpan, rules: ShipRules, resource: Resource, *, kept: bool) -> ShippedSpan:
     attributes = shippable_attributes(span.attributes, rules)
     events, links = span.events, span.links
-    dropped = (max(0, len(attributes) - MAX_ITEMS), max(0, len(events) - MAX_ITEMS), max(0, len(links) - MAX_ITEMS))
-    if any(dropped):
+    dropped = _NONE_DROPPED
+    if len(attributes) > MAX_ITEMS or len(events) > MAX_ITEMS or len(links) > MAX_ITEMS:
+        dropped = _too_many(attributes), _too_many(events), _too_many(links)
         attributes = dict(list(attributes.items())[:MAX_ITEMS])
         events, links = events[:MAX_ITEMS], links[:MAX_ITEMS]
     shipped = ShippedSpan(
@@ -127,6 +129,13 @@ def _copy(span: ReadableSpan, rules: ShipRules, resource: Resource, *, kept: boo
     return shipped
 
 
+_NONE_DROPPED: Final = (0, 0, 0)
+
+
+def _too_many(items: Sized) -> int:
+    return max(0, len(items) - MAX_ITEMS)
+
+
 def shippable_attributes(attributes: Mapping[str, Any] | None, rules: ShipRules) -> dict[str, AttributeValue]:
     """Give the attributes that may leave, of a span that starts or has ended."""
     if not attributes:
@@ -134,7 +143,15 @@ def shippable_attributes(attributes: Mapping[str, Any] | None, rules: ShipRules)
     # The mapping's own `copy` takes an eighth of what `dict` takes, which asks for each value through three layers.
     whole: Mapping[str, Any] = attributes.copy() if hasattr(attributes, "copy") else dict(attributes)
     limit = rules.max_value_bytes
-    shipped = {key: _capped(value, limit) for key, value in whole.items() if not key.startswith(_NEVER)}
+    shipped: dict[str, Any] = {key: value for key, value in whole.items() if not key.startswith(_OURS_ALONE)}
+    shipped.pop(semconv.RESOURCE, None)
+    for key, value in shipped.items():
+        # Most are short and plain: each call saved here is saved for every attribute of every span.
+        if type(value) is str:
+            if len(value) > limit or not value.isascii():
+                shipped[key] = _cut(value, limit)
+        elif type(value) is not float:
+            shipped[key] = _capped(value, limit)
     if semconv.ERROR_MESSAGE in shipped:
         shipped[semconv.ERROR_MESSAGE] = _error_text(
             shipped[semconv.ERROR_MESSAGE], shipped.get(semconv.ERROR_TYPE), rules
@@ -203,10 +220,10 @@ def _link(link: Link, rules: ShipRules) -> Link:
 
 
 def _capped(value: Any, limit: int) -> Any:
-    if isinstance(value, str):
-        return _cut(value, limit)
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**63 else _cut(hex(value), limit)  # OTLP has no larger ones
+    if isinstance(value, str):
+        return _cut(value, limit)
     if isinstance(value, bytes):
         return value[:limit]
     if isinstance(value, Sequence):
@@ -239,20 +256,30 @@ def _cut_items(values: Sequence[Any], limit: int) -> tuple[Any, ...]:
 
 def approximate_bytes(span: ReadableSpan) -> int:
     """Estimate what a span takes in an OTLP request, from above: its resource and scope, which it shares, left out."""
-    size = 160 + _bytes_of(span.name) + _bytes_of(span.status.description or "") + _bytes_of_all(span.attributes)
+    size = 160 + _bytes_of(span.name) + _bytes_of_all(span.attributes)
+    if span.status.description:
+        size += _bytes_of(span.status.description)
     for event in span.events:
         size += 32 + len(event.name) * 4 + _bytes_of_all(event.attributes)
     for link in span.links:
         size += 64 + _bytes_of_all(link.attributes)
-    state = span.context.trace_state if span.context else None
-    return size + (len(state.to_header()) if state else 0)
+    context = span.get_span_context()
+    if context is not None and context.trace_state:
+        size += len(context.trace_state.to_header())
+    return size
 
 
 def _bytes_of_all(attributes: Mapping[str, Any] | None) -> int:
     if not attributes:
         return 0
     whole: Mapping[str, Any] = attributes.copy() if hasattr(attributes, "copy") else attributes
-    return sum(12 + len(key) * (1 if key.isascii() else 4) + _bytes_of(value) for key, value in whole.items())
+    size = 22 * len(whole) + sum(map(len, whole))
+    for value in whole.values():
+        if type(value) is str:
+            size += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
+        elif type(value) not in _NUMBERS:
+            size += _bytes_of(value)
+    return size
 
 
 def _bytes_of(value: Any) -> int:

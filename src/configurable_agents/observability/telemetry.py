@@ -12,7 +12,7 @@ from configurable_agents.observability.destinations import Destination
 from configurable_agents.observability.exporter import StoreSpanExporter
 from configurable_agents.observability.host import host_route
 from configurable_agents.observability.metrics import metrics_route
-from configurable_agents.observability.resource import current_resource
+from configurable_agents.observability.resource import current_resource, shared
 from configurable_agents.observability.sampling import sdk_disabled
 from configurable_agents.observability.shipper import Shipper
 from configurable_agents.observability.shipping import SHIPPERS, ShippingRoute
@@ -65,7 +65,7 @@ def open_telemetry(
     shippers = [SHIPPERS.of(destination, store) for destination in destinations]
     if shippers:
         rules = ship_rules(environ)
-        routes.append(ShippingRoute(shippers, rules, current_resource(), run_id=run_id, store=store))
+        routes.append(ShippingRoute(shippers, rules, shared(current_resource()), run_id=run_id, store=store))
     elif ship_to_host and (host := host_route(ship_rules(environ), kept=store is not None)) is not None:
         routes.append(host)
     metrics = metrics_route(environ, ship_to_host=ship_to_host)
