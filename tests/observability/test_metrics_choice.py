@@ -97,7 +97,7 @@ def test_without_somebody_to_tell_no_metrics_sdk_is_loaded() -> None:
 def test_a_host_gets_our_metrics_on_its_own_provider_unless_it_refuses_them() -> None:
     """With an endpoint of ours it gets none: what both send to would count twice."""
     text = """
-        import os
+        import inspect, os
         def run_with(name, value):
             os.environ[name] = value
             run()
@@ -110,14 +110,16 @@ def test_a_host_gets_our_metrics_on_its_own_provider_unless_it_refuses_them() ->
         points = told()
         print(sorted(points))
         print([p.value for p in points["configurable_agents.runs"]])
-        print([list(p.explicit_bounds)[:3] for p in points["gen_ai.client.operation.duration"]])
+        (bounds,) = [p.explicit_bounds for p in points["gen_ai.client.operation.duration"]]
+        advised = "advisory" in str(inspect.signature(host.get_meter("own").create_histogram))
+        print(tuple(bounds)[:3] == ((0.01, 0.02, 0.04) if advised else (0, 5, 10)))  # older SDKs take no advice
         print(metrics.get_meter_provider() is host)
     """
     with otlp_receiver("http/protobuf") as receiver:
         endpoint = f"{receiver.endpoint}/v1/metrics"
         out = run(HOST + textwrap.dedent(text), endpoint, OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")
         ours = receiver.wait_for_metrics(*NAMES)
-    assert out.splitlines() == ["{}", str(NAMES), "[2]", "[[0.01, 0.02, 0.04]]", "True"]
+    assert out.splitlines() == ["{}", str(NAMES), "[2]", "True", "True"]
     assert [point.value for point in ours["configurable_agents.runs"].points] == [1]
 
 
@@ -152,7 +154,8 @@ def test_a_forked_child_tells_only_of_its_own_runs() -> None:
         )
         runs = [m for m in receiver.metrics if m.name == "configurable_agents.runs"]
     assert sorted(sum(point.value or 0 for point in metric.points) for metric in runs) == [1, 2]
-    assert len({metric.resource["service.instance.id"] for metric in runs}) == 2
+    instances = {metric.resource.get("service.instance.id") for metric in runs}
+    assert len(instances) == 2 or instances == {None}, "older SDKs have none"
 
 
 def test_endpoints_that_fail_cost_the_program_no_more_time_at_its_end_than_one() -> None:
