@@ -12,6 +12,7 @@ import orjson
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.version import __version__ as sdk_version
 
 DEFAULT_SERVICE_NAME: Final = "configurable-agents"
 
@@ -102,8 +103,11 @@ def resource_of(text: str | None) -> Resource:
 
 @functools.lru_cache(maxsize=1)
 def _defaults() -> Mapping[str, str]:
-    sdk = {key: str(value) for key, value in Resource.create().attributes.items() if key.startswith(_SDK_PREFIX)}
-    return MappingProxyType({**sdk, _SERVICE_NAME: DEFAULT_SERVICE_NAME})
+    # Not from `Resource.create()`: it starts threads, which fails where a program's last spans come at its end.
+    sdk = {"language": "python", "name": "opentelemetry", "version": sdk_version}
+    return MappingProxyType(
+        {**{_SDK_PREFIX + key: value for key, value in sdk.items()}, _SERVICE_NAME: DEFAULT_SERVICE_NAME}
+    )
 
 
 def _plain(value: Any) -> Any:
