@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from configurable_agents.cli.figures import precise_instant
 from configurable_agents.cli.tree import RunView
 from configurable_agents.semconv import Operation
-from configurable_agents.storage.base import ExecutionStateRecord, SpanRecord, WorkflowRunRecord
+from configurable_agents.storage.base import DeliveryRecord, ExecutionStateRecord, SpanRecord, WorkflowRunRecord
 
 if TYPE_CHECKING:
     from configurable_agents.runtime.result import RunResult
@@ -88,17 +89,30 @@ def unfinished_object(
     }
 
 
-def view_object(view: RunView, outputs: dict[str, Any] | None) -> dict[str, Any]:
+def view_object(
+    view: RunView,
+    outputs: dict[str, Any] | None,
+    *,
+    deliveries: Sequence[DeliveryRecord] = (),
+    trace_url: str | None = None,
+) -> dict[str, Any]:
     """Give a run with all that happened in it as `runs show` prints it.
 
     Args:
         outputs: The final state; of a run that did not complete the state so far.
+        deliveries: Where it has been delivered to.
+        trace_url: Where its trace can be looked at.
     """
     strays = [_span_object(span, view) for span in view.strays()]
     return {
         **run_object(view.run),
         "inputs": view.run.inputs,
         "outputs": outputs,
+        "trace_url": trace_url,
+        "deliveries": [
+            {"destination": mark.destination, "delivered_at": precise_instant(mark.delivered_at_unix_nano)}
+            for mark in deliveries
+        ],
         "nodes": [_node_object(node, view) for node in view.nodes],
         **({"spans": strays} if strays else {}),
     }

@@ -50,10 +50,10 @@ def _line(screen: Screen, text: Text, *, head: Text | None = None) -> None:
         screen.show((head if number == 0 else Text(" " * head.cell_len)) + part)
 
 
-def show_view(screen: Screen, view: RunView, *, with_inputs: bool = True) -> None:
-    """Show a run: its header, its inputs and its tree."""
+def show_view(screen: Screen, view: RunView, *, with_inputs: bool = True, link: str | None = None) -> None:
+    """Show a run: its header, with the address of its trace if that is known, its inputs and its tree."""
     width, signs = screen.out.width, screen.signs
-    for line in header(view, signs=signs):
+    for line in header(view, signs=signs, link=link):
         screen.out.print(line, soft_wrap=not screen.out.is_terminal)
     if with_inputs and view.run.inputs:
         screen.show()

@@ -12,6 +12,7 @@ from typing import Any
 
 from configurable_agents.cli.as_json import result_object, unfinished_object
 from configurable_agents.cli.collector import Collector
+from configurable_agents.cli.jaeger import trace_url
 from configurable_agents.cli.progress import LiveProgress
 from configurable_agents.cli.results import show_outputs, show_view
 from configurable_agents.cli.screen import Screen
@@ -84,6 +85,7 @@ def _report_done(screen: Screen, asked: Request, view: RunView | None, result: R
     show_outputs(screen, asked.workflow.config, result.outputs)
     _show(screen, view)
     _say_where(screen, asked, result.run_id, store)
+    _say_where_the_trace_is(screen, view)
 
 
 def _report_failed(screen: Screen, asked: Request, view: RunView | None, error: BaseException) -> None:
@@ -97,6 +99,7 @@ def _report_failed(screen: Screen, asked: Request, view: RunView | None, error: 
     screen.complain(str(error) if isinstance(error, WorkflowExecutionError) else f"{type(error).__name__}: {error}")
     if view is not None:
         _say_where(screen, asked, view.run.run_id, store)
+        _say_where_the_trace_is(screen, view)
 
 
 def _report_cancelled(screen: Screen, asked: Request, view: RunView | None) -> None:
@@ -155,3 +158,9 @@ def _say_where(screen: Screen, asked: Request, run_id: str, store: str | None) -
     option = f" --store {shlex.quote(store)}" if elsewhere else ""
     screen.tell(f"kept in {store}", style="dim")
     screen.tell(f"show again: configurable-agents runs show {run_id[:18]}{option}", style="dim")
+
+
+def _say_where_the_trace_is(screen: Screen, view: RunView | None) -> None:
+    link = trace_url(view.run.trace_id, os.environ) if view is not None else None
+    if link is not None:
+        screen.tell(f"its trace: {link}", style="dim")

@@ -1,7 +1,8 @@
-"""`runs`: list, show and delete the runs that a store keeps."""
+"""`runs`: list, show and delete the runs that a store keeps; `export_commands` has the rest of them."""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from configurable_agents.cli import figures
+from configurable_agents.cli.jaeger import trace_url
 from configurable_agents.cli.options import DebugOption, JsonOption, RunArgument, StoreOption, screen_of
 from configurable_agents.cli.screen import Screen
 from configurable_agents.cli.text import one_line
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from configurable_agents.cli.tree import RunView
     from configurable_agents.storage.base import StorageBackend, WorkflowRunRecord
 
-runs = typer.Typer(help="List, show and delete the runs that are kept.", no_args_is_help=True)
+runs = typer.Typer(help="List, show, ship and delete the runs that are kept.", no_args_is_help=True)
 
 _AGO: Final = re.compile(r"(\d+)\s*(s|m|min|h|d|w)")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -83,14 +85,16 @@ def show(
     with _opened(store, read_only=True) as backend:
         view = _read(backend, run)
         outputs = backend.execution_states.get_state_at(view.run.run_id) if as_json else None
+        deliveries = backend.runs.list_deliveries(view.run.run_id)
+    link = trace_url(view.run.trace_id, os.environ)
     if as_json:
         from configurable_agents.cli.as_json import view_object
 
-        screen.write_json(view_object(view, outputs))
+        screen.write_json(view_object(view, outputs, deliveries=deliveries, trace_url=link))
     else:
         from configurable_agents.cli.results import show_view
 
-        show_view(screen, view)
+        show_view(screen, view, link=link)
     return 0
 
 

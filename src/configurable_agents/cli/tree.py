@@ -68,12 +68,13 @@ class _Line:
     details: tuple[Text, ...] = ()
 
 
-def header(view: RunView, *, signs: Signs) -> list[Text]:
-    """Say which run it is, what became of it, when, how long, how many tokens, for how much."""
+def header(view: RunView, *, signs: Signs, link: str | None = None) -> list[Text]:
+    """Say which run it is, what became of it, when, how long, how many tokens, for how much, and where its trace is."""
     run = view.run
     style = STYLES.get(run.status, "")
     rows = [("run", run.run_id), ("started", figures.instant(run.start_time_unix_nano)), _took(view)]
     rows += [("tokens", figures.tokens_of(run)), ("cost", figures.cost_of(run, note=True))]
+    rows += [("trace", one_line(link))] if link else []
     version = f" {one_line(run.workflow_version)}" if run.workflow_version else ""
     title = Text.assemble((f"{mark_of(run.status, signs)} ", style), (one_line(run.workflow_name), "bold"), version)
     title.append(f"  {run.status}", style)

@@ -61,7 +61,8 @@ class _Opened:
         except Exception as error:
             raise self._error(f"{type(error).__name__}: {error}") from error
         if not taken:
-            raise self._error(said[-1] if said else "it did not say why")
+            # The first text says what happened, the last one that the exporter has tried again in vain.
+            raise self._error(said[0] if said else "it did not say why")
 
     def close(self) -> None:
         with contextlib.suppress(Exception):  # nobody is left to be told

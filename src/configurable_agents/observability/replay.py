@@ -151,7 +151,7 @@ def _of_node(node: ExecutionStateRecord) -> dict[str, Any]:
         semconv.NODE_ID: node.node_id,
         semconv.NODE_KIND: node.node_kind,
         semconv.SEQ: node.seq,
-        semconv.READS_FROM: _items(node.reads_from_json),
+        semconv.READS_FROM: _items(node.reads_from_json) or None,
         semconv.BRANCH: node.branch,
         semconv.MAP_INDEX: node.map_index,
         semconv.ATTEMPTS: node.attempts if node.attempts != 1 else None,
