@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import socket
 import threading
 import time
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, TypeVar
 
+import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -138,6 +140,13 @@ def tree_of(spans: list[ReceivedSpan]) -> str:
         ]
 
     return "\n".join(lines(None, 0)) + "\n"
+
+
+def settle_environment(patch: pytest.MonkeyPatch, receiver: OtlpReceiver) -> None:
+    """Let the person's own OpenTelemetry settings have no say, and name the protocol: the receiver's port says nothing of it."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        patch.delenv(name)
+    patch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", receiver.protocol)
 
 
 @contextlib.contextmanager

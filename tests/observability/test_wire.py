@@ -12,7 +12,7 @@ import pytest
 
 from _conventions import wrongly_typed
 from _openai_server import openai_server
-from _otlp import PROTOCOLS, OtlpReceiver, otlp_receiver
+from _otlp import PROTOCOLS, OtlpReceiver, otlp_receiver, settle_environment
 from _otlp_decode import ReceivedSpan
 from _runs import Kept, Run, asks, both_ways, calls, chain, field, kept, scripted
 from _workflows import make
@@ -67,8 +67,7 @@ invoke_workflow digest
 @pytest.fixture(params=PROTOCOLS)
 def receiver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpReceiver]:
     with otlp_receiver(request.param) as running:
-        # The port says nothing of the protocol here, as 4317 and 4318 would.
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", request.param)
+        settle_environment(monkeypatch, running)
         yield running
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from _conventions import wrongly_typed
-from _otlp import PROTOCOLS, OtlpReceiver, otlp_receiver
+from _otlp import PROTOCOLS, OtlpReceiver, otlp_receiver, settle_environment
 from _otlp_decode import ReceivedSpan
 from _runs import asks, calls, chain, field, kept
 from _workflows import make
@@ -38,8 +38,7 @@ CONTENT = (
 @pytest.fixture(params=PROTOCOLS)
 def receiver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpReceiver]:
     with otlp_receiver(request.param) as running:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", request.param)
-        monkeypatch.delenv(CAPTURE, raising=False)
+        settle_environment(monkeypatch, running)
         for name, value in SECRETS.items():
             monkeypatch.setenv(name, value)
         yield running
