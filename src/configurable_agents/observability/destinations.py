@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from configurable_agents.errors import ConfigError, InputError, Problem
+from configurable_agents.observability.loading import LOADING
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -226,7 +227,8 @@ def open_exporter(destination: Destination) -> SpanExporter:
 
 
 def _grpc(destination: Destination) -> SpanExporter:
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    with LOADING:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     parts = urlsplit(destination.endpoint or _DEFAULT_ENDPOINT)
     host = parts.geturl() if parts.scheme == "unix" else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
@@ -236,7 +238,8 @@ def _grpc(destination: Destination) -> SpanExporter:
 
 
 def _http(destination: Destination) -> SpanExporter:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    with LOADING:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     return OTLPSpanExporter(
         endpoint=destination.endpoint, headers=dict(destination.headers), session=_session(destination)
@@ -272,5 +275,7 @@ def _of_entry_point(name: str) -> SpanExporter:
     if found is None:
         have = ", ".join(sorted({OTLP, *(point.name for point in entry_points(group=GROUP))} - {_OURS}))
         raise LookupError(f"no installed package offers an exporter {name!r}; there are {have}")
-    exporter: SpanExporter = found.load()()
+    with LOADING:
+        made = found.load()
+    exporter: SpanExporter = made()
     return exporter

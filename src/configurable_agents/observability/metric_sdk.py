@@ -13,6 +13,7 @@ from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, V
 from opentelemetry.sdk.resources import Resource
 
 from configurable_agents._version import __version__
+from configurable_agents.observability.loading import LOADING
 from configurable_agents.observability.measurements import INSTRUMENTS, Instrument, Measurement
 from configurable_agents.semconv import SCOPE_NAME
 
@@ -90,10 +91,12 @@ def open_metrics(
     Raises:
         LookupError: No installed package has an exporter of that name.
     """
-    found = list(entry_points(group=_ENTRY_POINTS, name=exporter_name))
-    if not found:
+    found = next(iter(entry_points(group=_ENTRY_POINTS, name=exporter_name)), None)
+    if found is None:
         raise LookupError(f"no installed package has a metrics exporter called {exporter_name!r}")
-    made = found[0].load()(**({} if endpoint is None else {"endpoint": endpoint}))
+    with LOADING:
+        exporter = found.load()
+    made = exporter() if endpoint is None else exporter(endpoint=endpoint)
     reader: MetricReader = made if isinstance(made, MetricReader) else ExportingReader(made)
     provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False, views=_views())
     return Instruments(provider), reader if isinstance(reader, ExportingReader) else None

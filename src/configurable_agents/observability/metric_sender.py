@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry import context as otel_context
 
 from configurable_agents.observability.exporter_log import exporter_log, shortened
+from configurable_agents.observability.loading import LOADING
 from configurable_agents.observability.measurements import Measurement
 from configurable_agents.observability.resource import current_resource
 
@@ -122,7 +123,8 @@ class MetricSender:
         self._settled.set()
 
     def _open(self) -> ExportingReader | None:
-        from configurable_agents.observability.metric_sdk import open_metrics
+        with LOADING:
+            from configurable_agents.observability.metric_sdk import open_metrics
 
         instruments, reader = open_metrics(self._destination.exporter, self._destination.endpoint, self._resource)
         for measurement in self._begin(instruments):
