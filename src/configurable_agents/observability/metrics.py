@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -50,8 +50,9 @@ _INSTRUMENTS: Final = "_configurable_agents_instruments"
 class MetricsRoute:
     """Measures the spans of one run as they end."""
 
-    def __init__(self, *takers: Callable[[Measurement], None]) -> None:
+    def __init__(self, takers: Sequence[Callable[[Measurement], None]], senders: Sequence[MetricSender] = ()) -> None:
         self._takers = takers
+        self.senders = senders
         self._workflow: str | None = None
 
     def on_start(self, span: ReadableSpan) -> None:
@@ -81,11 +82,10 @@ def metrics_route(environ: Mapping[str, str], *, ship_to_host: bool) -> MetricsR
         return None
     chosen = metric_destinations(environ)
     if chosen:
-        for destination in chosen:
-            SENDERS.of(destination)  # which begins to load what it needs
-        return MetricsRoute(*[functools.partial(SENDERS.record, destination) for destination in chosen])
+        takers = [functools.partial(SENDERS.record, destination) for destination in chosen]
+        return MetricsRoute(takers, [SENDERS.of(destination) for destination in chosen])
     host = _host_instruments() if ship_to_host else None
-    return None if host is None else MetricsRoute(host.record)
+    return None if host is None else MetricsRoute([host.record])
 
 
 # --- exporters that the environment names --------------------------------------------------------------------------------

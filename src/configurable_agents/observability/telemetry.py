@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from configurable_agents.observability.content import ship_rules
 from configurable_agents.observability.destinations import Destination
@@ -14,7 +14,6 @@ from configurable_agents.observability.host import host_route
 from configurable_agents.observability.metrics import metrics_route
 from configurable_agents.observability.resource import current_resource, shared
 from configurable_agents.observability.sampling import sdk_disabled
-from configurable_agents.observability.shipper import Shipper
 from configurable_agents.observability.shipping import SHIPPERS, ShippingRoute
 from configurable_agents.observability.tracing import SpanRoute
 from configurable_agents.storage.base import RunId
@@ -24,18 +23,25 @@ LOAD_SECONDS: Final = 2.0
 interpreter is busy, and the nodes would be slow instead. The endpoint itself is never waited for."""
 
 
+class Loads(Protocol):
+    """What loads libraries on a thread of its own."""
+
+    def when_loaded(self, call: Callable[[], None]) -> bool:
+        """Be called when that is done; True if there is nothing to wait for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Telemetry:
     """Where one run's spans go, beside the store and the run's observers."""
 
     routes: Sequence[SpanRoute] = ()
-    shippers: Sequence[Shipper] = ()
+    senders: Sequence[Loads] = ()
 
     async def loaded(self) -> None:
         """Wait, where a library is not loaded yet, for a bounded time; no event loop is held up."""
-        for shipper in self.shippers:
+        for sender in self.senders:
             loop, event = asyncio.get_running_loop(), asyncio.Event()
-            if shipper.when_loaded(lambda loop=loop, event=event: loop.call_soon_threadsafe(event.set)):  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
+            if sender.when_loaded(lambda loop=loop, event=event: loop.call_soon_threadsafe(event.set)):  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
                 continue
             try:
                 async with asyncio.timeout(LOAD_SECONDS):
@@ -69,6 +75,6 @@ def open_telemetry(
     elif ship_to_host and (host := host_route(ship_rules(environ), kept=store is not None)) is not None:
         routes.append(host)
     metrics = metrics_route(environ, ship_to_host=ship_to_host)
-    if metrics is not None:
-        routes.append(metrics)
-    return Telemetry(routes, shippers)
+    if metrics is None:
+        return Telemetry(routes, shippers)
+    return Telemetry([*routes, metrics], [*shippers, *metrics.senders])
