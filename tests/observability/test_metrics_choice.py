@@ -219,8 +219,8 @@ def test_any_installed_exporter_may_be_named(tmp_path: Path) -> None:
     names = {"OTEL_METRICS_EXPORTER": "pushed,fetched,prometeus,console"}
     code, out, err = run_program(PROGRAM + textwrap.dedent(text), tmp_path, **names, **PATIENCE)
     assert code == 0
-    assert "fetched True\n" in out
-    assert f"pushed {NAMES}\n" in out
+    assert "fetched True" in out
+    assert f"pushed {NAMES}" in out
     assert '"name": "configurable_agents.runs"' in out, "that is the console's"
     assert err.count("prometeus") > 0
     assert err.count("\n") == 1
