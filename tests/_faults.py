@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from _runs import chain, field, rows, start_program
 from _workflows import make
 from configurable_agents import Workflow, create_storage_backend, run_workflow, semconv
-from configurable_agents.storage.base import Record, SpanKey, StorageBackend
+from configurable_agents.storage.base import AnyRecord, SpanKey, StorageBackend
 from configurable_agents.storage.recovery import segments
 from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
 
@@ -69,7 +69,7 @@ class FaultyBackend(StorageBackend):
         self.location, self.journals = inner.location, inner.journals
         self.was_reached = False
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, records: Sequence[AnyRecord]) -> None:
         """Write, or fail."""
         self._writes += 1
         if self._writes == self._nth or (self._how == "for ever" and self._writes > self._nth):

@@ -121,7 +121,8 @@ _span_values = {
     "events_json": _optional(json_texts),
     "links_json": _optional(json_texts),
     "scope_json": _optional(json_texts),
-    "trace_flags": st.integers(0, 255),
+    "trace_flags": st.integers(0, 255) | st.integers(0x200, 0x2FF),
+    "trace_state": _optional(st.sampled_from(["vendor=1", "a=b,c=d"])),
 }
 _token_names = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
 _totals_values = {
@@ -159,6 +160,7 @@ run_records: st.SearchStrategy[WorkflowRunRecord] = _built(
         "reducers_json": _optional(json_texts),
         "reads_from_json": _optional(st.just("[1, 2]")),
         "node_executions": _counts,
+        "resource_json": _optional(json_texts),
     },
 )
 node_records: st.SearchStrategy[ExecutionStateRecord] = _built(
@@ -195,5 +197,6 @@ span_records: st.SearchStrategy[SpanRecord] = _built(
         "cost_usd": _optional(_amounts),
         "duration_seconds": _optional(_amounts),
         "error_type": _optional(texts),
+        "resource_json": _optional(json_texts),
     },
 )

@@ -24,7 +24,7 @@ from _runs import calls, chain, field, run_program, start_program
 from _workflows import make
 from configurable_agents import RunResult, arun_workflow, run_workflow
 from configurable_agents.errors import StorageError
-from configurable_agents.storage.base import Record, StorageBackend
+from configurable_agents.storage.base import AnyRecord, DeliveryRecord, StorageBackend
 from configurable_agents.storage.factory import create_storage_backend
 from configurable_agents.storage.writer import MEMORY_BYTES, Writer
 
@@ -44,7 +44,7 @@ class Gate(StorageBackend):
         self.reached = threading.Event()
         self.fails = False
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, records: Sequence[AnyRecord]) -> None:
         self.reached.set()
         assert self.open.wait(SECONDS)
         if self.fails:
@@ -412,3 +412,48 @@ def test_stores_that_were_opened_for_one_run_each_leave_no_file_and_no_thread_be
     eventually(lambda: set(threading.enumerate()) <= before)
     eventually(lambda: gc.collect() >= 0 and all(reference() is None for reference in seen))
     assert not list((tmp_path / "runs.db.journal").iterdir())
+
+
+def test_a_mark_of_a_delivery_reaches_the_store_and_is_no_part_of_its_run(gate: Gate, tmp_path: Path) -> None:
+    """A run is not degraded, and its end waits for nothing, because somebody notes where it was delivered to."""
+    run = run_record()
+    marks = [
+        DeliveryRecord(run_id=run.run_id, destination=place, delivered_at_unix_nano=at)
+        for place, at in (("http://a", 1), ("http://b", 2), ("http://a", 3))
+    ]
+    with writing(gate, tmp_path / "journal") as writer:
+        writer.write([run])
+        assert writer.flush(SECONDS)
+        gate.open.clear()
+        writer.write(marks)
+        assert not writer.lacks(run.run_id)
+        assert writer.when_committed(run.run_id, lambda: None)
+        gate.open.set()
+        assert writer.flush(SECONDS)
+        assert gate.runs.list_deliveries(run.run_id) == [marks[2], marks[1]]
+
+
+def test_marks_wait_in_the_journal_of_a_process_that_dies(tmp_path: Path) -> None:
+    store = tmp_path / "runs.db"
+    program = """
+import os, sys
+from pathlib import Path
+from _records import run_record
+from configurable_agents import StoreSpanExporter
+from configurable_agents.errors import StorageError
+from configurable_agents.storage.factory import create_storage_backend, open_writer
+
+writer = open_writer(Path(sys.argv[1]), required=True)
+writer.write([run_record()])
+writer.flush(10)
+writer._backend.write = lambda records: os._exit(9)
+StoreSpanExporter(writer=writer).mark_delivered(run_record().run_id, "http://127.0.0.1:4318")
+writer.flush(10)
+"""
+    assert run_program(program, store)[0] == 9
+    with closing(create_storage_backend(store)) as backend:
+        assert backend.runs.list_deliveries(run_record().run_id) == []
+        backend.recover()
+        (mark,) = backend.runs.list_deliveries(run_record().run_id)
+        assert mark.destination == "http://127.0.0.1:4318"
+        assert backend.runs.get("last") == run_record()

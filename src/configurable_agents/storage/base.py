@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, NewType
 import orjson
 
 from configurable_agents.deltas import Delta, fold_state
+from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
 
 RunId = NewType("RunId", str)
@@ -418,7 +419,6 @@ class StorageBackend(ABC):
             StorageError: Nothing of it was written.
         """
 
-    @abstractmethod
     def take_in(self, batches: Iterable[Sequence[Record]]) -> int:
         """Write records of another store, all in one transaction; give how many were not here.
 
@@ -428,6 +428,7 @@ class StorageBackend(ABC):
         Raises:
             StorageError: Nothing of it was written. So it is with whatever `batches` raises.
         """
+        raise StorageError(f"the store at {self.location} takes in nothing from files")
 
     @abstractmethod
     def mark_interrupted(self, runs: Sequence[SpanKey], nodes: Sequence[SpanKey]) -> None:
