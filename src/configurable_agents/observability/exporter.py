@@ -38,19 +38,26 @@ class StoreSpanExporter(SpanExporter):
 
         Never raises. FAILURE says that spans were lost, and how many stands in the log.
         """
+        return self.record(spans)
+
+    def record_start(self, span: ReadableSpan) -> None:
+        """Keep the start of a run or node, so that one that its process did not survive is known."""
+        self.record((), span)
+
+    def record(self, finished: Sequence[ReadableSpan], started: ReadableSpan | None = None) -> SpanExportResult:
+        """Keep finished spans, and the start of one that follows them, in one write."""
         try:
             writer = self._open()
             lost_before = writer.dropped_records
             # A filtered copy, which a host's provider hands on, would take the place of what the run itself has kept.
-            writer.write([to_record(span) for span in spans if not is_kept(span)])
+            records = [to_record(span) for span in finished if not is_kept(span)]
+            if started is not None:
+                records.append(to_record(started))
+            writer.write(records)
         except Exception:  # the SDK drops the batch and ignores the result: this line is the only witness
-            logger.exception("could not store %d spans", len(spans))
+            logger.exception("could not store %d spans", len(finished) + (started is not None))
             return SpanExportResult.FAILURE
         return SpanExportResult.SUCCESS if writer.dropped_records == lost_before else SpanExportResult.FAILURE
-
-    def record_start(self, span: ReadableSpan) -> None:
-        """Keep the start of a run or node, so that one that its process did not survive is known."""
-        self._open().write([to_record(span)])
 
     def mark_delivered(self, run_id: RunId, destination: str) -> None:
         """Note that every span of a run has been delivered, so that nobody delivers it there again.

@@ -5,17 +5,17 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext
+from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 
 from configurable_agents import semconv
 from configurable_agents.observability.resource import foreign_resource_text
-from configurable_agents.semconv import Operation, Status
-from configurable_agents.storage.base import ExecutionStateRecord, Record, RunId, SpanRecord, WorkflowRunRecord
+from configurable_agents.semconv import Operation
+from configurable_agents.storage.base import ExecutionStateRecord, Record, RunId, SpanRecord, WorkflowRunRecord, sparse
 
 PARENT_IS_REMOTE = 0x200
 """Bit 9 of OTLP's span flags (opentelemetry-proto, `SpanFlags`). Bit 8, which says that bit 9 means something, is understood."""
@@ -23,64 +23,103 @@ PARENT_IS_REMOTE = 0x200
 
 def to_record(span: ReadableSpan) -> Record:
     """Make the record of a span: of a running one what is known so far."""
-    attributes: Any = span.attributes
-    # Its own `copy` takes an eighth of what `dict` takes, which asks for each value through three layers.
-    rest: dict[str, Any] = attributes.copy() if attributes else {}
-    operation = rest.get(semconv.GEN_AI_OPERATION_NAME)
-    if semconv.RUN_ID in rest:
-        if operation == Operation.INVOKE_WORKFLOW:
-            return _run(span, rest)
-        if operation == Operation.EXECUTE_NODE:
-            return _execution(span, rest)
-    return _other(span, rest)
+    values, rest = _shared(span), {}
+    attributes = span.attributes or {}
+    operation = attributes.get(semconv.GEN_AI_OPERATION_NAME)
+    ours = _OURS.get(operation) if semconv.RUN_ID in attributes else None  # type: ignore[call-overload]  # any value
+    if ours is None:
+        return _other(span, values)
+    kind, fields = ours
+    for name, value in attributes.items():
+        field = fields.get(name)
+        if field is None:
+            rest[name] = value
+        else:
+            values[field] = value
+    if kind is WorkflowRunRecord:  # with the version that ran it, which is not the one that may ship it later
+        values["scope_json"] = _scope(span.instrumentation_scope)
+    _complete(values)
+    values["attributes_json"] = _json(rest) if rest else "{}"
+    record: Record = sparse(kind, values)
+    return record
 
 
-def _run(span: ReadableSpan, rest: dict[str, Any]) -> WorkflowRunRecord:
-    del rest[semconv.GEN_AI_OPERATION_NAME]
-    return WorkflowRunRecord(
-        run_id=rest.pop(semconv.RUN_ID),
-        workflow_name=rest.pop(semconv.GEN_AI_WORKFLOW_NAME, ""),
-        workflow_version=rest.pop(semconv.WORKFLOW_VERSION, None),
-        config_sha256=rest.pop(semconv.CONFIG_SHA256, None),
-        config_text=rest.pop(semconv.CONTENT_CONFIG, None),
-        inputs_json=rest.pop(semconv.CONTENT_INPUTS, None),
-        defaults_json=rest.pop(semconv.CONTENT_DEFAULTS, None),
-        reducers_json=rest.pop(semconv.STATE_REDUCERS, None),
-        reads_from_json=_numbers(rest.pop(semconv.READS_FROM, None)),
-        node_executions=rest.pop(semconv.NODE_EXECUTIONS, 0),
-        resource_json=rest.pop(semconv.RESOURCE, None),
-        **_outcome(span, rest),
-        **_totals(rest),
-        # With the version that ran it, which is not the one that may ship it later.
-        **{**_span(span, rest), "scope_json": _scope(span.instrumentation_scope)},
-    )
+_OUTCOME: Final = {
+    semconv.STATUS: "status",
+    semconv.DURATION_SECONDS: "duration_seconds",
+    semconv.ERROR_TYPE: "error_type",
+    semconv.ERROR_MESSAGE: "error_message",
+}
+_TOTALS: Final = {
+    semconv.MODEL_CALLS: "model_calls",
+    semconv.INPUT_TOKENS: "input_tokens",
+    semconv.OUTPUT_TOKENS: "output_tokens",
+    semconv.CACHE_READ_TOKENS: "cache_read_tokens",
+    semconv.CACHE_WRITE_TOKENS: "cache_write_tokens",
+    semconv.REASONING_TOKENS: "reasoning_tokens",
+    semconv.COST_USD: "cost_usd",
+    semconv.PRICED_COST_USD: "priced_cost_usd",
+    semconv.UNPRICED_CALLS: "unpriced_calls",
+}
+_RUN: Final = _OUTCOME | _TOTALS | {
+    semconv.GEN_AI_OPERATION_NAME: "operation",
+    semconv.RUN_ID: "run_id",
+    semconv.GEN_AI_WORKFLOW_NAME: "workflow_name",
+    semconv.WORKFLOW_VERSION: "workflow_version",
+    semconv.CONFIG_SHA256: "config_sha256",
+    semconv.CONTENT_CONFIG: "config_text",
+    semconv.CONTENT_INPUTS: "inputs_json",
+    semconv.CONTENT_DEFAULTS: "defaults_json",
+    semconv.STATE_REDUCERS: "reducers_json",
+    semconv.READS_FROM: "reads_from_json",
+    semconv.NODE_EXECUTIONS: "node_executions",
+    semconv.RESOURCE: "resource_json",
+}  # fmt: skip
+_NODE: Final = _OUTCOME | _TOTALS | {
+    semconv.GEN_AI_OPERATION_NAME: "operation",
+    semconv.RUN_ID: "run_id",
+    semconv.SEQ: "seq",
+    semconv.NODE_ID: "node_id",
+    semconv.NODE_KIND: "node_kind",
+    semconv.READS_FROM: "reads_from_json",
+    semconv.BRANCH: "branch",
+    semconv.MAP_INDEX: "map_index",
+    semconv.ATTEMPTS: "attempts",
+    semconv.EDGE: "edge",
+    semconv.PROVIDER: "provider",
+    semconv.MODEL: "model",
+    semconv.MODELS: "models_json",
+    semconv.CONTENT_INPUTS: "inputs_json",
+    semconv.CONTENT_OUTPUTS: "outputs_json",
+}  # fmt: skip
+_OURS: Final = {
+    Operation.INVOKE_WORKFLOW: (WorkflowRunRecord, _RUN),
+    Operation.EXECUTE_NODE: (ExecutionStateRecord, _NODE),
+}
+"""For the operations with a table of their own: the kind of record, and the field that holds each attribute."""
+_LISTS: Final = ("reads_from_json", "models_json")
 
 
-def _execution(span: ReadableSpan, rest: dict[str, Any]) -> ExecutionStateRecord:
-    del rest[semconv.GEN_AI_OPERATION_NAME]
-    models = rest.pop(semconv.MODELS, None)
-    return ExecutionStateRecord(
-        run_id=rest.pop(semconv.RUN_ID),
-        seq=rest.pop(semconv.SEQ, 0),
-        node_id=rest.pop(semconv.NODE_ID, ""),
-        node_kind=rest.pop(semconv.NODE_KIND, ""),
-        reads_from_json=_numbers(rest.pop(semconv.READS_FROM, None)) or "[]",
-        branch=rest.pop(semconv.BRANCH, None),
-        map_index=rest.pop(semconv.MAP_INDEX, None),
-        attempts=rest.pop(semconv.ATTEMPTS, 1),
-        edge=rest.pop(semconv.EDGE, None),
-        provider=rest.pop(semconv.PROVIDER, None),
-        model=rest.pop(semconv.MODEL, None),
-        models_json=orjson.dumps(list(models)).decode() if models else None,
-        inputs_json=rest.pop(semconv.CONTENT_INPUTS, None),
-        outputs_json=rest.pop(semconv.CONTENT_OUTPUTS, None),
-        **_outcome(span, rest),
-        **_totals(rest),
-        **_span(span, rest),
-    )
+def _complete(values: dict[str, Any]) -> None:
+    """Fill in what a record needs and the span does not say, and write lists as JSON."""
+    operation = values.pop("operation")
+    if operation == Operation.EXECUTE_NODE:
+        values.setdefault("seq", 0)
+        values.setdefault("node_id", "")
+        values.setdefault("node_kind", "")
+    else:
+        values.setdefault("workflow_name", "")
+    if "status" not in values:
+        values["status"] = "running" if values["end_time_unix_nano"] is None else "interrupted"
+    if values.get("model_calls") and "cost_usd" not in values:
+        values["cost_usd"] = None
+    for field in _LISTS:
+        if field in values:
+            values[field] = _json(values[field])
 
 
-def _other(span: ReadableSpan, rest: dict[str, Any]) -> SpanRecord:
+def _other(span: ReadableSpan, values: dict[str, Any]) -> SpanRecord:
+    rest: dict[str, Any] = dict(span.attributes or {})
     run_id = rest.pop(semconv.RUN_ID, None)
     # The model that answered stands in the typed field; where the answer names none, the one asked for.
     asked = rest.get(semconv.GEN_AI_REQUEST_MODEL)
@@ -98,39 +137,18 @@ def _other(span: ReadableSpan, rest: dict[str, Any]) -> SpanRecord:
         duration_seconds=rest.pop(semconv.DURATION_SECONDS, wall_seconds(span)),
         error_type=_text(rest.get(semconv.ERROR_TYPE)),
         resource_json=foreign_resource_text(span.resource) if run_id is None else None,
-        **_span(span, rest),
+        attributes_json=_json(rest) if rest else "{}",
+        **values,
     )
 
 
-def _outcome(span: ReadableSpan, rest: dict[str, Any]) -> dict[str, Any]:
-    running = span.end_time is None
-    return {
-        "status": str(rest.pop(semconv.STATUS, Status.RUNNING if running else Status.INTERRUPTED)),
-        "duration_seconds": rest.pop(semconv.DURATION_SECONDS, None),
-        "error_type": rest.pop(semconv.ERROR_TYPE, None),
-        "error_message": rest.pop(semconv.ERROR_MESSAGE, None),
-    }
+_KIND_NAMES: Final = {kind: kind.name for kind in SpanKind}
+_CODE_NAMES: Final = {code: code.name for code in StatusCode}
 
 
-def _totals(rest: dict[str, Any]) -> dict[str, Any]:
-    calls = rest.pop(semconv.MODEL_CALLS, 0)
-    if not calls:
-        return {}
-    return {
-        "model_calls": calls,
-        "input_tokens": rest.pop(semconv.INPUT_TOKENS, 0),
-        "output_tokens": rest.pop(semconv.OUTPUT_TOKENS, 0),
-        "cache_read_tokens": rest.pop(semconv.CACHE_READ_TOKENS, 0),
-        "cache_write_tokens": rest.pop(semconv.CACHE_WRITE_TOKENS, 0),
-        "reasoning_tokens": rest.pop(semconv.REASONING_TOKENS, 0),
-        "cost_usd": rest.pop(semconv.COST_USD, None),
-        "priced_cost_usd": rest.pop(semconv.PRICED_COST_USD, 0.0),
-        "unpriced_calls": rest.pop(semconv.UNPRICED_CALLS, 0),
-    }
-
-
-def _span(span: ReadableSpan, rest: Mapping[str, Any]) -> dict[str, Any]:
-    context, parent, scope = span.get_span_context(), span.parent, span.instrumentation_scope
+def _shared(span: ReadableSpan) -> dict[str, Any]:
+    """Give the fields that every record has."""
+    context, parent, scope, status = span.get_span_context(), span.parent, span.instrumentation_scope, span.status
     if context is None or span.start_time is None:
         raise ValueError(f"the span {span.name!r} has not been started")
     return {
@@ -138,12 +156,11 @@ def _span(span: ReadableSpan, rest: Mapping[str, Any]) -> dict[str, Any]:
         "span_id": f"{context.span_id:016x}",
         "parent_span_id": f"{parent.span_id:016x}" if parent else None,
         "name": span.name,
-        "kind": span.kind.name,
+        "kind": _KIND_NAMES[span.kind],
         "start_time_unix_nano": span.start_time,
         "end_time_unix_nano": span.end_time,
-        "status_code": span.status.status_code.name,
-        "status_message": span.status.description,
-        "attributes_json": _json(rest) if rest else "{}",
+        "status_code": _CODE_NAMES[status.status_code],
+        "status_message": status.description,
         "events_json": _events(span.events),
         "links_json": _links(span.links),
         "scope_json": None if scope is None or scope.name == semconv.SCOPE_NAME else _scope(scope),
@@ -183,10 +200,6 @@ def _more(context: SpanContext) -> dict[str, Any]:
     flags = context.trace_flags | (PARENT_IS_REMOTE if context.is_remote else 0)
     more = {"flags": flags, "trace_state": context.trace_state.to_header() if context.trace_state else None}
     return {key: value for key, value in more.items() if value}
-
-
-def _numbers(value: Any) -> str | None:
-    return None if value is None else orjson.dumps(list(value)).decode()
 
 
 def _json(value: Any) -> str:

@@ -18,33 +18,60 @@ _ROWS_OF_THEIR_OWN = frozenset({Operation.INVOKE_WORKFLOW, Operation.EXECUTE_NOD
 
 
 class RunRoute:
-    """Keeps a run's spans and shows them to its observers."""
+    """Keeps a run's spans, and hands them to further routes and to who watches the run.
 
-    def __init__(self, exporter: StoreSpanExporter | None, observers: Sequence[SpanRoute] = ()) -> None:
+    What has ended is written together with what starts next, where that follows at once: a node's record is durable
+    before the next one starts, and there is one write for each node, not two.
+    """
+
+    def __init__(
+        self,
+        exporter: StoreSpanExporter | None,
+        further: Sequence[SpanRoute] = (),
+        observers: Sequence[SpanRoute] = (),
+    ) -> None:
         self._exporter = exporter
-        self._observers = observers
+        self._told = (*further, *observers)
+        self._is_watched = bool(observers)
         self._held: list[ReadableSpan] = []
-        """Finished model calls: they are written with their node, in one commit."""
+        """Finished spans that are to be written with the next one: model calls with their node, a node with its successor."""
+        self._open_nodes = 0
 
     def on_start(self, span: ReadableSpan) -> None:
-        """Keep the start of a run or node."""
-        if self._exporter is not None and _operation(span) in _ROWS_OF_THEIR_OWN:
-            self._exporter.record_start(span)
-        self._tell("on_start", span)
+        """Keep the start of a run or node, and what has ended before it."""
+        if self._exporter is not None:
+            operation = _operation(span)
+            if operation in _ROWS_OF_THEIR_OWN:
+                self._open_nodes += operation == Operation.EXECUTE_NODE
+                self._write(span)
+        if self._told:
+            self._tell("on_start", span)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Keep the finished span; that of a node or run with the model calls before it."""
+        """Keep the finished span."""
         if self._exporter is not None:
             self._held.append(span)
-            if _operation(span) in _ROWS_OF_THEIR_OWN:
-                spans, self._held = self._held, []
-                self._exporter.export(spans)
-        self._tell("on_end", span)
+            operation = _operation(span)
+            if operation == Operation.EXECUTE_NODE:
+                self._open_nodes -= 1
+                # With no other node open nothing is waited for: the next node starts now, or the run ends. Who watches,
+                # though, may tell others what has ended, and be believed.
+                if self._open_nodes or self._is_watched:
+                    self._write()
+            elif operation == Operation.INVOKE_WORKFLOW:
+                self._write()
+        if self._told:
+            self._tell("on_end", span)
+
+    def _write(self, started: ReadableSpan | None = None) -> None:
+        spans, self._held = self._held, []
+        if self._exporter is not None:
+            self._exporter.record(spans, started)
 
     def _tell(self, what: str, span: ReadableSpan) -> None:
-        for observer in self._observers:
+        for route in self._told:
             try:
-                getattr(observer, what)(span)
+                getattr(route, what)(span)
             except Exception:  # who watches a run does not change it
                 logger.exception("an observer of the run failed")
 

@@ -1,25 +1,37 @@
-"""Our own tracer provider: it records every span, is never the global one, and sends each span where its run says."""
+"""Our own tracer, one for each run: it records every span and sends each where its run says.
+
+It is not the SDK's provider, which could not do what a run needs: be cheap enough that every node has a durable span,
+record whatever `OTEL_SDK_DISABLED` and the host's sampler say, and keep the spans of two runs apart. What it makes are
+readable spans as the SDK's exporters and processors take them.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
 import os
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Protocol
 
-from opentelemetry import context as otel_context
+from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
-from opentelemetry.trace import NoOpTracer, Tracer
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, Tracer, TraceState
+from opentelemetry.util.types import Attributes
 
-from configurable_agents._version import __version__
 from configurable_agents.observability.ids import TimeOrderedIdGenerator
 from configurable_agents.observability.sampling import ShipSampler, sdk_disabled
-from configurable_agents.semconv import SCOPE_NAME
+from configurable_agents.observability.spans import RunSpan
 
 logger = logging.getLogger(__name__)
 
-_ROUTE_KEY = otel_context.create_key("configurable-agents-route")
+_RANDOM: Final = 0x02
+"""W3C Trace Context level 2: the trace id is random."""
+_NO_RESOURCE: Final = Resource.get_empty()
+_IDS: Final = TimeOrderedIdGenerator()
 
 
 class SpanRoute(Protocol):
@@ -32,82 +44,89 @@ class SpanRoute(Protocol):
         """Take a span that has ended."""
 
 
-def routed(route: SpanRoute, context: Context | None = None) -> Context:
-    """Give a context whose spans, and theirs below, go to the route."""
-    return otel_context.set_value(_ROUTE_KEY, route, context)
+class RunTracer(Tracer):
+    """Makes the spans of one run.
 
-
-class RoutingProcessor(SpanProcessor):
-    """Hands each span to the route in its context, at its start and its end.
-
-    One provider serves all runs of the process (a provider a run would cost 40 µs and leave a fork handler behind);
-    the route tells the runs apart.
+    Args:
+        route: Told of every span as it starts and ends; what it raises is logged and goes no further.
     """
 
-    def __init__(self) -> None:
-        self._routes: dict[int, SpanRoute] = {}
+    def __init__(self, route: SpanRoute, *, resource: Resource = _NO_RESOURCE) -> None:
+        self._route = route
+        self._resource = resource
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Remember the route until the span's end, which has no context."""
-        route = otel_context.get_value(_ROUTE_KEY, parent_context)
-        context = span.get_span_context()
-        if route is None or context is None:
-            return
-        self._routes[context.span_id] = route  # type: ignore[assignment]  # what the key holds is ours
-        self._guarded("start", self._routes[context.span_id].on_start, span)
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Hand the finished span on."""
-        context = span.get_span_context()
-        route = self._routes.pop(context.span_id, None) if context else None
-        if route is not None:
-            self._guarded("end", route.on_end, span)
-
-    @staticmethod
-    def _guarded(what: str, call: object, span: ReadableSpan) -> None:
+    def start_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        start_time: int | None = None,
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
+    ) -> RunSpan:
+        """Start a span below the one in the context, or as a root."""
+        above = trace.get_current_span(context)
+        parent: SpanContext | None = above.get_span_context()
+        parent = parent if parent is not None and parent.is_valid else None
+        if parent is not None and isinstance(above, RunSpan):
+            # What is shipped of a run is decided once, at its own span, and told in the flags.
+            own = _below(parent, parent.trace_flags, parent.trace_state)
+        else:
+            own, attributes = _first(context, parent, name, kind, attributes)
+        span = RunSpan(name, own, parent, kind, attributes, links or (), self._resource, start_time, self._ended)
         try:
-            call(span)  # type: ignore[operator]  # a bound method of the route
+            self._route.on_start(span)
         except Exception:  # telemetry never breaks a run, and its failure is never silent
-            logger.exception("could not handle the %s of the span %r", what, span.name)
+            logger.exception("could not handle the start of the span %r", name)
+        return span
+
+    @contextmanager
+    def start_as_current_span(  # type: ignore[override]  # the API's own kind of context manager is private
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        start_time: int | None = None,
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
+        end_on_exit: bool = True,
+    ) -> Iterator[RunSpan]:
+        """Start a span, and make it the current one for a `with` block."""
+        span = self.start_span(name, context, kind, attributes, links, start_time)
+        with trace.use_span(span, end_on_exit, record_exception, set_status_on_exception):
+            yield span
+
+    def _ended(self, span: RunSpan) -> None:
+        try:
+            self._route.on_end(span)
+        except Exception:
+            logger.exception("could not handle the end of the span %r", span.name)
 
 
-def get_tracer() -> Tracer:
-    """Give the tracer of our private provider, made as the environment says now."""
-    environment = tuple(os.environ.get(name) for name in ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"))
-    return _tracer(sdk_disabled(), environment)
+def _below(parent: SpanContext, flags: TraceFlags, state: TraceState | None) -> SpanContext:
+    return SpanContext(parent.trace_id, _IDS.generate_span_id(), False, flags, state)
+
+
+def _first(
+    context: Context | None, parent: SpanContext | None, name: str, kind: SpanKind, attributes: Attributes
+) -> tuple[SpanContext, Attributes]:
+    """Make the identity of a run's own span, with whether it is shipped, and the attributes that a sampler adds."""
+    trace_id = _IDS.generate_trace_id() if parent is None else parent.trace_id
+    result = _sampler(*_sampling()).should_sample(context, trace_id, name, kind, attributes)
+    sampled = TraceFlags.SAMPLED if result.decision is Decision.RECORD_AND_SAMPLE else TraceFlags.DEFAULT
+    random = _RANDOM if parent is None else parent.trace_flags & _RANDOM
+    flags, state = TraceFlags(sampled | random), result.trace_state
+    return SpanContext(trace_id, _IDS.generate_span_id(), False, flags, state), result.attributes
+
+
+def _sampling() -> tuple[bool, tuple[str | None, ...]]:
+    return sdk_disabled(), tuple(os.environ.get(name) for name in ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"))
 
 
 @functools.lru_cache(maxsize=8)
-def _tracer(disabled: bool, _environment: tuple[str | None, ...]) -> Tracer:
-    unset = SpanLimits.UNSET
-    provider = TracerProvider(
-        sampler=ShipSampler(disabled=disabled),
-        shutdown_on_exit=False,
-        id_generator=TimeOrderedIdGenerator(),
-        # A limit would cut what the store keeps; what is shipped has caps of its own.
-        span_limits=SpanLimits(
-            max_span_attributes=unset,
-            max_span_attribute_length=unset,
-            max_attribute_length=unset,
-            max_events=unset,
-            max_links=unset,
-            max_attributes=unset,
-            max_event_attributes=unset,
-            max_link_attributes=unset,
-        ),
-    )
-    if disabled:
-        # The SDK would hand out no-op tracers, and the store would stay empty.
-        if hasattr(provider, "_disabled"):
-            provider._disabled = False  # noqa: SLF001 - there is no public way; a test on the SDKs we support guards it
-        else:
-            logger.warning(
-                "OTEL_SDK_DISABLED is set and this OpenTelemetry SDK cannot be told otherwise: runs leave no trace"
-            )
-    provider.add_span_processor(RoutingProcessor())
-    return provider.get_tracer(SCOPE_NAME, __version__)
-
-
-def is_recording(tracer: Tracer) -> bool:
-    """Say whether spans of the tracer are recorded at all."""
-    return not isinstance(tracer, NoOpTracer)
+def _sampler(disabled: bool, _environment: tuple[str | None, ...]) -> ShipSampler:
+    return ShipSampler(disabled=disabled)

@@ -31,7 +31,7 @@ from configurable_agents.observability.ids import new_run_id
 from configurable_agents.observability.resource import current_resource, resource_text
 from configurable_agents.observability.route import RunRoute
 from configurable_agents.observability.telemetry import open_telemetry
-from configurable_agents.observability.tracing import get_tracer, is_recording, routed
+from configurable_agents.observability.tracing import RunTracer
 from configurable_agents.runtime.engine import CANCEL_SECONDS, Engine, Final, RunError
 from configurable_agents.runtime.result import RunObserver, RunResult
 from configurable_agents.runtime.stores import OpenStore, StoreChoice, open_store
@@ -92,13 +92,12 @@ class _Run:
         storage = ready.config.storage
         self._captures = storage is None or storage.capture_content
         self._mask = masker(ready.secrets)
-        self._tracer = get_tracer()
         exporter = store.exporter if store else None
         self._telemetry = open_telemetry(
             ready.destinations, os.environ, run_id=self._run_id, store=exporter, ship_to_host=ready.ship_to_host
         )
-        route = RunRoute(exporter, [*self._telemetry.routes, *ready.observers])
-        self._context = routed(route, ready.parent)
+        self._tracer = RunTracer(RunRoute(exporter, self._telemetry.routes, ready.observers))
+        self._context = ready.parent
         self._started = time.perf_counter()
 
     async def run(self, *, exclusive: bool) -> RunResult:
@@ -247,7 +246,7 @@ class _Run:
             priced_cost_usd=float(meter.priced_cost),
             unpriced_calls=meter.unpriced_calls,
             store=store.location if store else None,
-            degraded=wanted and (store is None or store.exporter.lacks(self._run_id) or not is_recording(self._tracer)),
+            degraded=wanted and (store is None or store.exporter.lacks(self._run_id)),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import orjson
@@ -35,25 +35,14 @@ _KINDS: Final[
     "delivery": DeliveryRecord,
 }
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
-_FIELDS: Final = {
-    kind: tuple((field.name, field.default if field.default is not MISSING else ...) for field in fields(kind))
-    for kind in _KINDS.values()
-}
-"""Each field's name and default; a default is not written."""
-_KNOWN: Final = {kind: frozenset(name for name, _ in names) for kind, names in _FIELDS.items()}
+_KNOWN: Final = {kind: frozenset(field.name for field in fields(kind)) for kind in _KINDS.values()}
 
 
 def encode_record(record: AnyRecord | OpenSpan) -> bytes:
     """Give the record as one JSON object; the content in it stays the JSON text that it is."""
     if isinstance(record, OpenSpan):
         return orjson.dumps({"open": record.kind, "span_id": record.span_id, "trace_id": record.trace_id})
-    kind = type(record)
-    values = record.__dict__
-    kept: dict[str, Any] = {"record": _NAMES[kind]}
-    for name, default in _FIELDS[kind]:
-        value = values[name]
-        if value is not default and value != default:
-            kept[name] = value
+    kept: dict[str, Any] = {"record": _NAMES[type(record)], **record.__dict__}
     try:
         return orjson.dumps(kept)
     except TypeError:  # half a surrogate pair, which is no UTF-8, or a number that no database holds

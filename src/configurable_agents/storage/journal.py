@@ -321,8 +321,8 @@ def _write_whole(fd: int, data: bytes, offset: int) -> None:
 
 
 def _write_over(fd: int, data: bytes, offset: int) -> None:
-    written = 0
     try:
+        written = _write_at(fd, data, offset)
         while written < len(data):
             done = _write_at(fd, memoryview(data)[written:], offset + written)
             if done == 0:
@@ -332,7 +332,7 @@ def _write_over(fd: int, data: bytes, offset: int) -> None:
         raise JournalError(error.errno, f"the journal cannot be written: {error.strerror}") from error
 
 
-def _write_at(fd: int, data: memoryview, offset: int) -> int:
+def _write_at(fd: int, data: bytes | memoryview, offset: int) -> int:
     if sys.platform != "win32":
         return os.pwrite(fd, data, offset)
     os.lseek(fd, offset, os.SEEK_SET)  # two steps; the journal's lock keeps them together
