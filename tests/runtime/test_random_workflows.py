@@ -161,7 +161,7 @@ def test_the_spans_alone_give_the_final_state(workflow: Workflow, seed: int) -> 
     deltas = [
         Delta(
             node[semconv.SEQ],
-            tuple(node[semconv.READS_FROM]),
+            tuple(node.get(semconv.READS_FROM, ())),
             orjson.loads(node[semconv.CONTENT_OUTPUTS]),
             node.get(semconv.MAP_INDEX),
         )
