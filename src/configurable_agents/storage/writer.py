@@ -50,6 +50,7 @@ EXIT_JOURNAL_SECONDS: Final = 0.25
 EXIT_AWAY_SECONDS: Final = 0.5
 EXIT_SECONDS: Final = 2.0
 """How long the end of the process waits for a store that is away, with a journal and without, and for one that is only busy."""
+_EXIT_SLICE_SECONDS: Final = 0.05
 MEMORY_BYTES: Final = 8 * 1024 * 1024
 """Records that wait are kept in memory up to here, and read back from the journal beyond."""
 MEMORY_BYTES_WITHOUT_JOURNAL: Final = 64 * 1024 * 1024
@@ -196,30 +197,33 @@ class Writer:
         """
         if self._closed or self._pid != os.getpid():
             return
-        deadline = (time.monotonic() if since is None else since) + self._exit_seconds()
+        began = time.monotonic() if since is None else since
         with self._changed:
             self._closed = True
             thread = self._thread
             self._changed.notify_all()
         if thread is None:
-            self._drain(deadline)  # here: at the interpreter's end no thread can be begun
+            self._drain(began + self._exit_seconds())  # here: at the interpreter's end no thread can be begun
         elif thread is not threading.current_thread():
             # A try may last longer than anybody waits at the end, so it stays on the thread, which is left alone then.
-            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+            # In slices: a store that is opened only now, for the last spans of a short program, may turn out to be away.
+            while thread.is_alive() and (left := began + self._exit_seconds() - time.monotonic()) > 0:
+                thread.join(timeout=min(left, _EXIT_SLICE_SECONDS))
         with self._changed:
             self._gave_up = True
             self._changed.notify_all()
             whole = not self._queue and not self._open_spans
             for journal in self._all_journals():
                 journal.close(remove=whole)
-            left = len(self._queue)
-        if left:
-            self._say_what_is_left(left)
+            waiting = len(self._queue)
+        if waiting:
+            self._say_what_is_left(waiting)
 
     def _exit_seconds(self) -> float:
         if self._away and self._journal is not None:
             return EXIT_JOURNAL_SECONDS
-        return EXIT_AWAY_SECONDS if self._away or self._backend is None else EXIT_SECONDS
+        # `_late`: a run has waited for it to be opened, and in vain.
+        return EXIT_AWAY_SECONDS if self._away or (self._backend is None and self._late) else EXIT_SECONDS
 
     def _drain(self, deadline: float) -> None:
         while self._queue:
