@@ -24,6 +24,7 @@ MAX_ITEMS: Final = 128
 """Attributes, events and links of one span, as OpenTelemetry's own limits have it; the store keeps all of them."""
 
 _ELLIPSIS: Final = "…"
+_OUR_NAMES: Final = ("configurable_agents.", "gen_ai.", "openinference.", "error.")
 _NUMBERS: Final = frozenset({bool, int, float})
 _CAPTURE_VALUES: Final = frozenset({"true", "1", "span_only", "span_and_event"})
 _OURS_ALONE: Final = semconv.CONTENT_PREFIX
@@ -99,12 +100,17 @@ def shippable(span: ReadableSpan, rules: ShipRules, resource: Resource, *, kept:
     while shipped.size > MAX_REQUEST_BYTES and rules.max_value_bytes > 32:
         rules = replace(rules, max_value_bytes=rules.max_value_bytes // 8)
         shipped = _copy(span, rules, resource, kept=kept)
-    return shipped
+    return shipped if shipped.size <= MAX_REQUEST_BYTES else _copy(span, rules, resource, kept=kept, ours_only=True)
 
 
-def _copy(span: ReadableSpan, rules: ShipRules, resource: Resource, *, kept: bool) -> ShippedSpan:
+def _copy(
+    span: ReadableSpan, rules: ShipRules, resource: Resource, *, kept: bool, ours_only: bool = False
+) -> ShippedSpan:
     attributes = shippable_attributes(span.attributes, rules)
     events, links = span.events, span.links
+    if ours_only:  # somebody has put a megabyte of names on it
+        attributes = {key: value for key, value in attributes.items() if key.startswith(_OUR_NAMES)}
+        events, links = (), ()
     dropped = _NONE_DROPPED
     if len(attributes) > MAX_ITEMS or len(events) > MAX_ITEMS or len(links) > MAX_ITEMS:
         dropped = _too_many(attributes), _too_many(events), _too_many(links)
@@ -273,7 +279,7 @@ def _bytes_of_all(attributes: Mapping[str, Any] | None) -> int:
     if not attributes:
         return 0
     whole: Mapping[str, Any] = attributes.copy() if hasattr(attributes, "copy") else attributes
-    size = 22 * len(whole) + sum(map(len, whole))
+    size = 22 * len(whole) + _bytes_of("".join(whole))
     for value in whole.values():
         if type(value) is str:
             size += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))

@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -44,7 +44,7 @@ _TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _HEADER_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Destination:
     """One place that spans are shipped to."""
 
@@ -53,8 +53,11 @@ class Destination:
     endpoint: str | None = None
     """For `otlp` a whole URL."""
     protocol: Protocol | None = None
-    headers: Headers = field(default=(), repr=False)
+    headers: Headers = ()
     """Secrets; names in lower case."""
+
+    def __repr__(self) -> str:
+        return f"Destination({self.name!r})"
 
     @property
     def name(self) -> str:
@@ -179,7 +182,9 @@ def _parts(text: str, *, scheme: str = "http") -> SplitResult | None:
 
 
 def _url(parts: SplitResult, protocol: Protocol) -> str:
-    if protocol == "grpc" or parts.scheme == "unix" or parts.path.rstrip("/").endswith(_PATH):
+    if parts.scheme == "unix":
+        return f"unix://{parts.path}"
+    if protocol == "grpc" or parts.path.rstrip("/").endswith(_PATH):
         return parts.geturl()
     return parts._replace(path=parts.path.rstrip("/") + _PATH).geturl()
 
@@ -231,7 +236,7 @@ def _grpc(destination: Destination) -> SpanExporter:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     parts = urlsplit(destination.endpoint or _DEFAULT_ENDPOINT)
-    host = parts.geturl() if parts.scheme == "unix" else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    host = destination.endpoint if parts.scheme == "unix" else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     # Without any, the exporter would take those of the environment, which may be meant for another host.
     headers = destination.headers or (("x-otlp-client", "configurable-agents"),)
     return OTLPSpanExporter(endpoint=host, insecure=parts.scheme in ("http", "unix"), headers=headers)
