@@ -163,7 +163,7 @@ def test_the_store_is_complete_whatever_would_be_shipped(
 ) -> None:
     code, out, err = run_program(HOST, store, ratio, **environment)
     assert code == 0, err
-    assert err == ""
+    assert err in {"", "SDK is disabled.\n"}, "older SDKs say so where a host makes its tracer"
     assert json.loads(out) == {
         "degraded": False,
         "names": ["invoke_workflow made", "execute_node a", "execute_node b"],
