@@ -192,7 +192,8 @@ def test_the_services_find_each_other() -> None:
 
 def test_prometheus_asks_every_service_that_tells_something() -> None:
     """A target that nobody serves is an empty Monitor tab."""
-    served = {f"collector:{_port(COLLECTOR['exporters']['prometheus']['endpoint'])}"}
+    kinds = ("spans", "programs")
+    served = {f"collector:{_port(COLLECTOR['exporters'][f'prometheus/{kind}']['endpoint'])}" for kind in kinds}
     for service, config in [("collector", COLLECTOR), ("jaeger", JAEGER)]:
         for reader in config["service"]["telemetry"]["metrics"]["readers"]:
             served.add(f"{service}:{reader['pull']['exporter']['prometheus']['port']}")
