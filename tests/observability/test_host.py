@@ -285,19 +285,45 @@ def test_a_provider_that_is_not_the_sdks_is_left_alone(store: Path) -> None:
     assert kept(store).said() == [("a", "completed"), ("b", "completed")]
 
 
-def test_an_sdk_without_the_name_that_we_read_is_said_so_once(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+class Wrapping(TracerProvider):
+    """As vendors derive theirs from the SDK's, with tracers of another class."""
+
+    def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
+        inner = super().get_tracer(*args, **kwargs)
+
+        class Wrapper(trace.Tracer):
+            def start_span(self, *args: Any, **kwargs: Any) -> trace.Span:
+                return inner.start_span(*args, **kwargs)
+
+            start_as_current_span = trace.NoOpTracer.start_as_current_span
+
+        return Wrapper()
+
+
+def set_up(host: Host, kind: type[TracerProvider]) -> Host:
+    host.provider = kind(sampler=ALWAYS_ON, shutdown_on_exit=False)
+    host.provider.add_span_processor(SimpleSpanProcessor(host.exporter))
+    return host
+
+
+def test_a_provider_derived_from_the_sdks_gets_our_spans(store: Path) -> None:
+    with global_host(set_up(Host(), Wrapping)) as host:
+        run(store)
+        assert host.tree() == TREE
+
+
+class Renamed(TracerProvider):
     """The SDK's limits stand under a private name, which may go."""
 
-    class Renamed(TracerProvider):
-        def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
-            tracer = super().get_tracer(*args, **kwargs)
-            tracer.__dict__["_limits"] = tracer.__dict__.pop("_span_limits", None)
-            return tracer
+    def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
+        self._span_limits = SpanLimits()
+        tracer = super().get_tracer(*args, **kwargs)
+        del self._span_limits
+        return tracer
 
-    host = Host()
-    host.provider = Renamed(sampler=ALWAYS_ON, shutdown_on_exit=False)
-    host.provider.add_span_processor(SimpleSpanProcessor(host.exporter))
-    with global_host(host), caplog.at_level(logging.WARNING):
+
+def test_an_sdk_without_the_name_that_we_read_is_said_so_once(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with global_host(set_up(Host(), Renamed)) as host, caplog.at_level(logging.WARNING):
         for _ in range(2):
             run(store)
         assert tree(host.ours[:4]) == TREE

@@ -16,8 +16,8 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, Tracer, TracerProvider
-from opentelemetry.trace import Link, NonRecordingSpan
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.trace import Link, NonRecordingSpan, NoOpTracer
 from opentelemetry.util.types import AttributeValue
 
 from configurable_agents.observability.content import ShippedSpan, ShipRules, shippable, shippable_attributes
@@ -51,8 +51,8 @@ def host_route(rules: ShipRules, *, kept: bool) -> SpanRoute | None:
 class _Host:
     """What our spans need of the host's provider."""
 
-    def __init__(self, tracer: Tracer, processor: SpanProcessor, limits: SpanLimits) -> None:
-        self._tracer = tracer
+    def __init__(self, provider: TracerProvider, processor: SpanProcessor, limits: SpanLimits) -> None:
+        self._provider = provider
         self.processor = processor
         self.limits = limits
         self._warned = False
@@ -60,7 +60,7 @@ class _Host:
     @property
     def resource(self) -> Resource:
         """The provider's resource as it is now: a forked child gets another process id."""
-        return self._tracer.resource
+        return self._provider.resource
 
     def failed(self, error: Exception) -> None:
         """Note that a processor of the host raised; said once, since it would be said with each span."""
@@ -73,17 +73,18 @@ class _Host:
 @functools.lru_cache(maxsize=1)
 def _host(provider: TracerProvider) -> _Host | None:
     tracer = provider.get_tracer(SCOPE_NAME)
-    if not isinstance(tracer, Tracer):
+    if isinstance(tracer, NoOpTracer):
         return None  # OTEL_SDK_DISABLED: the host makes no spans
-    processor = getattr(tracer, "span_processor", None)
+    # A subclass may give tracers of another class, which do not tell; the provider's own name for it is private.
+    processor = getattr(tracer, "span_processor", None) or getattr(provider, "_active_span_processor", None)
     if processor is None:
         logger.warning(_MISSING, "its span processors")
         return None
-    limits = getattr(tracer, "_span_limits", None)
+    limits = getattr(provider, "_span_limits", None)
     if not isinstance(limits, SpanLimits):
         logger.warning("this OpenTelemetry SDK does not tell its span limits: those of the environment apply to runs")
         limits = SpanLimits()
-    return _Host(tracer, processor, limits)
+    return _Host(provider, processor, limits)
 
 
 class _Twin(Span):
