@@ -29,7 +29,7 @@ from configurable_agents.observability.archive import StoredRun, lines, read_rec
 from configurable_agents.observability.content import ShipRules
 from configurable_agents.observability.records import to_record
 from configurable_agents.observability.replay import to_span, to_spans
-from configurable_agents.observability.resource import foreign_resource_text, resource_of
+from configurable_agents.observability.resource import resource_of, resource_text
 from configurable_agents.storage.base import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord
 
 many = settings(
@@ -200,7 +200,7 @@ def test_numbers_that_are_none_stay_numbers() -> None:
 @many
 def test_a_resource_survives_its_text(attributes: dict[str, str], schema_url: str) -> None:
     resource = Resource(attributes, schema_url)
-    assert resource_of(foreign_resource_text(resource)) == resource
+    assert resource_of(resource_text(resource)) == resource
 
 
 # --- others read what we write -------------------------------------------------------------------------------------------

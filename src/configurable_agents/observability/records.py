@@ -13,7 +13,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 
 from configurable_agents import semconv
-from configurable_agents.observability.resource import foreign_resource_text
+from configurable_agents.observability.resource import resource_text
 from configurable_agents.semconv import Operation
 from configurable_agents.storage.base import ExecutionStateRecord, Record, RunId, SpanRecord, WorkflowRunRecord, sparse
 
@@ -136,7 +136,7 @@ def _other(span: ReadableSpan, values: dict[str, Any]) -> SpanRecord:
         cost_usd=rest.pop(semconv.COST_USD, None),
         duration_seconds=rest.pop(semconv.DURATION_SECONDS, wall_seconds(span)),
         error_type=_text(rest.get(semconv.ERROR_TYPE)),
-        resource_json=foreign_resource_text(span.resource) if run_id is None else None,
+        resource_json=resource_text(span.resource) if run_id is None else None,
         attributes_json=_json(rest) if rest else "{}",
         **values,
     )

@@ -69,22 +69,7 @@ def _made(environment: tuple[str | None, ...], process: int | None) -> Resource:
 
 
 def resource_text(resource: Resource) -> str | None:
-    """Give as a JSON object what differs from our default resource; None if nothing does.
-
-    Names that begin with `telemetry.sdk.` are left out: they tell who exports.
-    """
-    attributes: dict[str, Any] = {
-        key: value for key, value in resource.attributes.items() if not key.startswith(_SDK_PREFIX)
-    }
-    if attributes.setdefault(_SERVICE_NAME, None) == DEFAULT_SERVICE_NAME:
-        del attributes[_SERVICE_NAME]
-    if not attributes:
-        return None
-    return orjson.dumps(attributes, default=_plain).decode()
-
-
-def foreign_resource_text(resource: Resource) -> str | None:
-    """Give the same of a resource that is not ours, with `telemetry.sdk.*` where another SDK stands there."""
+    """Give as a JSON object what a resource has other than our default one (null for what it lacks); None if that is nothing."""
     defaults = _defaults()
     whole = {**dict.fromkeys(defaults, None), **resource.attributes}
     if resource.schema_url:
@@ -94,7 +79,7 @@ def foreign_resource_text(resource: Resource) -> str | None:
 
 
 def resource_of(text: str | None) -> Resource:
-    """Make the resource that `resource_text` or `foreign_resource_text` gave the text of."""
+    """Make the resource that `resource_text` gave the text of."""
     other: dict[str, Any] = orjson.loads(text) if text else {}
     schema_url = other.pop(_SCHEMA_URL, None)
     attributes = {**other, **{key: value for key, value in _defaults().items() if key not in other}}
