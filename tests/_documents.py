@@ -73,3 +73,19 @@ def anchors(page: Path) -> set[str]:
     prose = _FENCE.sub("", page.read_text(encoding="utf-8"))
     titles = re.findall(r"^#+\s+(.*?)\s*$", prose, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def rows_below(page: Path, heading: str) -> list[list[str]]:
+    """Give the cells of the tables below a heading, up to the next heading; the first row of each table is left out."""
+    text = page.read_text(encoding="utf-8")
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{page.name} has no heading {heading!r}"
+    lines = [line for line in found[1].splitlines() if line.startswith("|")]
+    rules = [number for number, line in enumerate(lines) if re.fullmatch(r"[|\- ]+", line)]
+    rows = [line for number, line in enumerate(lines) if number not in rules and number + 1 not in rules]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row.strip()[1:-1])] for row in rows]
+
+
+def code_in(text: str) -> list[str]:
+    """Give what stands in backticks."""
+    return re.findall(r"`([^`]+)`", text)
