@@ -17,6 +17,7 @@ from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from _cli import run_here
 from _runs import Kept, both_ways, calls, chain, eventually, field, kept, rows
 from _workflows import make, workflow_file
 from configurable_agents import InputError, Workflow, child_environment, run_workflow
@@ -25,6 +26,15 @@ from configurable_agents.observability.propagation import parent_context
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
 OTHER = SpanContext(0x1234 << 64, 0x5678, is_remote=False, trace_flags=TraceFlags(1))
+
+INNER = """
+schema_version: "1.0"
+flow: {name: inner}
+state: {fields: {x: {type: str}}}
+nodes: [{id: deep, prompt: deep, outputs: [x]}]
+edges: [{from: START, to: deep}, {from: deep, to: END}]
+config: {llm: {provider: scripted}}
+"""
 
 MALFORMED = [
     "",
@@ -129,6 +139,15 @@ def test_any_text_is_a_parent_or_an_input_error(text: str) -> None:
         assert f"{context.trace_id:032x}-{context.span_id:016x}" in text
 
 
+def test_a_command_line_names_the_parent_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For a build server or a shell script that is traced itself."""
+    file = str(workflow_file(store.parent, INNER))
+    assert run_here(capsys, "run", file, "--store", str(store), "--traceparent", SAMPLED).code == 0
+    assert place(kept(store)) == (TRACE, SPAN, 1)
+    said = run_here(capsys, "run", file, "--store", str(store), "--traceparent", "nonsense")
+    assert (said.code, said.err[:45]) == (2, "error: traceparent 'nonsense' is malformed: i")
+
+
 # --- out -------------------------------------------------------------------------------------------------------------------
 
 
@@ -142,16 +161,6 @@ def test_without_a_span_a_child_is_told_of_none() -> None:
     """An old value would put the child below a span that has nothing to do with it."""
     assert child_environment({"PATH": "/bin", "TRACEPARENT": SAMPLED, "TRACESTATE": "vendor=1"}) == {"PATH": "/bin"}
     assert child_environment().keys() == os.environ.keys() - {"TRACEPARENT", "TRACESTATE"}
-
-
-INNER = """
-schema_version: "1.0"
-flow: {name: inner}
-state: {fields: {x: {type: str}}}
-nodes: [{id: deep, prompt: deep, outputs: [x]}]
-edges: [{from: START, to: deep}, {from: deep, to: END}]
-config: {llm: {provider: scripted}}
-"""
 
 
 @pytest.mark.parametrize("pooled", [False, True], ids=["inline", "in the pool"])
