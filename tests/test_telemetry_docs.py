@@ -18,8 +18,11 @@ from _runs import asks, chain, field
 from _source import ROOT, SOURCE
 from _workflows import Spans, make, workflow
 from configurable_agents import NodeExecutionError, run_workflow, semconv
-from configurable_agents.observability.content import ShipRules, shippable
+from configurable_agents.observability.content import MAX_REQUEST_BYTES, ShipRules, shippable
+from configurable_agents.observability.exits import EXIT_SECONDS
 from configurable_agents.observability.measurements import INSTRUMENTS, measurements
+from configurable_agents.observability.shipper import BATCH_SPANS, QUEUE_BYTES
+from configurable_agents.observability.telemetry import LOAD_SECONDS
 
 TELEMETRY, PRIVACY = ROOT / "docs" / "telemetry.md", ROOT / "docs" / "privacy.md"
 
@@ -228,6 +231,19 @@ def test_the_page_names_each_metric_with_its_kind_unit_and_attributes() -> None:
         "configurable_agents.unpriced_calls": used["configurable_agents.unpriced_calls"],
     }
     assert used["configurable_agents.unpriced_calls"] <= call - {"error.type"}
+
+
+# --- bounds --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_pages_name_the_bounds_that_the_code_has() -> None:
+    page, privacy = TELEMETRY.read_text(encoding="utf-8"), PRIVACY.read_text(encoding="utf-8")
+    assert f"at most {QUEUE_BYTES // 2**20} MiB" in page
+    assert f"at most {MAX_REQUEST_BYTES / 1e6:g} MB and {BATCH_SPANS} spans" in page
+    assert f"within {EXIT_SECONDS:g} s" in page
+    assert f"waits for endpoints, {EXIT_SECONDS:g} by default" in page
+    assert f"{LOAD_SECONDS:g} s at most" in page
+    assert f"cut at {ShipRules().max_value_bytes // 1024} kB" in privacy
 
 
 # --- variables -----------------------------------------------------------------------------------------------------------
