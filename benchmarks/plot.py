@@ -14,11 +14,11 @@ from typing import Any, Final
 from benchmarks.contenders import CONTENDERS, OURS, OURS_ASYNC, OURS_BARE, OURS_POOL, SPAN, SQLITE3
 from benchmarks.work import CHAIN
 
-_WIDTH: Final = 860
-_LABELS: Final = 300
+_WIDTH: Final = 900
+_LABELS: Final = 350
 _ROW: Final = 24
 _HEAD: Final = 58
-_COLOURS: Final = {"ours": "#2563eb", "limit": "#9ca3af", "kept": "#ea580c", "bare": "#fdba74"}
+_COLOURS: Final = {"ours": "#2563eb", "limit": "#9ca3af", "ours-bare": "#93c5fd", "kept": "#ea580c", "bare": "#fdba74"}
 _LIMITS: Final = (SPAN, SQLITE3)
 _OURS: Final = (OURS, OURS_ASYNC, OURS_POOL, OURS_BARE)
 _STYLE: Final = """\
@@ -108,7 +108,7 @@ def _bar(bar: Bar, top: float, start: float, end: float, low: float, high: float
         f'<rect x="{start:.1f}" y="{top}" width="{max(1.0, end - start):.1f}" height="{_ROW - 6}" rx="2"'
         f' fill="{_COLOURS[_kind(bar.name)]}"/>'
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}" stroke="#111827" stroke-width="1.5"/>'
-        f'<text x="{max(end, high) + 6:.1f}" y="{middle + 4.5}">{bar.value:.3g}</text>'
+        f'<text x="{max(end, high) + 6:.1f}" y="{middle + 4.5}">{_number(bar.value)}</text>'
     )
 
 
@@ -117,11 +117,15 @@ def _label(name: str) -> str:
     return label.replace("…", "configurable-agents,") if name in _OURS else label
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _kind(name: str) -> str:
     if name in _LIMITS:
         return "limit"
     if name in _OURS:
-        return "ours"
+        return "ours-bare" if name == OURS_BARE else "ours"
     return "bare" if "nothing kept" in CONTENDERS[name].label else "kept"
 
 
