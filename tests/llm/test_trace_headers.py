@@ -153,8 +153,9 @@ for host, traceparent in sent:
 
 
 def test_a_providers_public_host_gets_no_id_of_the_trace(tmp_path: Path) -> None:
+    hosts = ["api.openai.com", "eu.api.openai.com", "gateway.example", "not-openai.com"]
     done = subprocess.run(
-        [sys.executable, "-c", CLIENTS, "-", "https://api.openai.com/v1", "https://gateway.example/v1"],
+        [sys.executable, "-c", CLIENTS, "-", *(f"https://{host}/v1" for host in hosts)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -164,5 +165,7 @@ def test_a_providers_public_host_gets_no_id_of_the_trace(tmp_path: Path) -> None
     assert done.stdout.splitlines() == [
         "api.openai.com False",
         "api.openai.com False",
+        "eu.api.openai.com False",
         "gateway.example True",
+        "not-openai.com True",
     ]

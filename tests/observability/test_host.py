@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, Sampler, Sampl
 from opentelemetry.trace import StatusCode
 
 from _host import Host, global_host, ids, parent_id, tree
+from _otlp import otlp_receiver
 from _runs import Kept, asks, both_ways, calls, chain, field, kept, scripted
 from _workflows import make
 from configurable_agents import NodeExecutionError, RunResult, StoreSpanExporter, Workflow, run_workflow
@@ -116,6 +117,15 @@ def test_nothing_is_handed_over_where_that_is_turned_off(host: Host, store: Path
     run(store, ship_to_host=False)
     assert host.tree() == "\n"
     assert kept(store).said() == [("a", "completed"), ("b", "completed")]
+
+
+def test_with_an_endpoint_of_ours_spans_go_there_and_only_there(host: Host, store: Path) -> None:
+    with otlp_receiver("http/protobuf") as receiver:
+        run(store, otlp=receiver.endpoint)
+        receiver.wait_for(4)
+        assert receiver.tree() == TREE
+        assert {span.resource["service.name"] for span in receiver.spans} == {"shop"}
+    assert host.tree() == "\n"
 
 
 def test_spans_are_handed_over_without_a_store_too(host: Host) -> None:

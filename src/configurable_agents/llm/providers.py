@@ -291,8 +291,10 @@ def _as_any_server_takes_it(options: dict[str, Any], llm: LLMConfig) -> dict[str
 
 
 def _is_public(api_base: str) -> bool:
-    public = {urlsplit(provider.api_base).hostname for provider in _PROVIDERS.values() if provider.api_base}
-    return urlsplit(api_base).hostname in public
+    """Tell whether an address is a provider's own, or another of its domain (a region's, say)."""
+    host = f".{urlsplit(api_base).hostname or ''}"
+    own = (urlsplit(provider.api_base).hostname or "" for provider in _PROVIDERS.values() if provider.api_base)
+    return any(host.endswith("." + ".".join(name.split(".")[-2:])) for name in own)
 
 
 def _continuing_the_trace(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
