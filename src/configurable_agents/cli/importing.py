@@ -17,7 +17,7 @@ from configurable_agents.observability.archive import read_records
 from configurable_agents.storage.base import ExecutionStateRecord, Record, SpanRecord, StorageBackend, WorkflowRunRecord
 from configurable_agents.storage.factory import create_storage_backend
 
-_BATCH: Final = 256
+_BATCH: Final = 128
 _STDIN: Final = "-"
 _PATIENCE_SECONDS: Final = 30.0
 """How long it waits for another writer."""

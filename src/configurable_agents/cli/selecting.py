@@ -13,7 +13,7 @@ from configurable_agents.semconv import Status
 if TYPE_CHECKING:
     from configurable_agents.storage.base import StorageBackend, WorkflowRunRecord
 
-_PAGE: Final = 500
+_PAGE: Final = 50
 """Runs that are listed at once, so that a store of any size is never held in memory."""
 
 
