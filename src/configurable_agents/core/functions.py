@@ -9,10 +9,13 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import FunctionType, NoneType
 from typing import Any, Final
 
 from configurable_agents.errors import OutputError
 
+_PLAIN: Final = frozenset({bool, dict, float, int, list, NoneType, str, tuple})
+"""What nobody awaits: looking at it more closely takes longer than a short function."""
 _IDLE_SECONDS: Final = 5.0
 """An idle thread ends after this, so that a quiet program keeps none."""
 
@@ -28,8 +31,11 @@ class Function:
     @classmethod
     def of(cls, name: str, call: Callable[..., Any]) -> Function:
         """Look at a callable: an `async def`, or an object whose `__call__` is one, runs on the loop."""
-        method = getattr(call, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
-        return cls(name, call, inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(method))
+        is_async = inspect.iscoroutinefunction(call)
+        if not is_async and not isinstance(call, FunctionType):
+            method = getattr(call, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
+            is_async = inspect.iscoroutinefunction(method)
+        return cls(name, call, is_async)
 
 
 class FunctionPool:
@@ -137,6 +143,8 @@ async def call_function(function: Function, arguments: Mapping[str, Any], *, poo
         result = call_inline(function.call, arguments)
     else:
         result = await pool.run(lambda: function.call(**arguments))
+    if type(result) in _PLAIN:
+        return result
     # A plain function may hand back a coroutine (a lambda or partial around an async def).
     return await result if inspect.isawaitable(result) else result
 

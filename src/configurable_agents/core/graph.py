@@ -1,6 +1,9 @@
 """The compiled plan of a workflow, and the pure decisions of running it: which nodes go now, and where a token goes next.
 
 A run holds tokens on nodes (docs/workflow-language.md, "Joins"). Nothing here waits, calls or reads a clock.
+
+Nobody changes a token, an arrival or a decision. They are not frozen because each node execution makes several, and
+making a frozen one takes three times as long.
 """
 
 from __future__ import annotations
@@ -89,7 +92,7 @@ class Fork:
     heads: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Token:
     """A place in the graph that the run has reached, with the state as seen there. A change makes a new token."""
 
@@ -113,7 +116,7 @@ class Token:
         return ".".join(map(str, self.path)) or None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
     """A node that runs now, and the tokens that it takes, in the order in which their states merge."""
 
@@ -121,7 +124,7 @@ class Arrival:
     tokens: tuple[Token, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision:
     """Where a token goes after a node."""
 
@@ -224,21 +227,26 @@ def settle_maps(
     return decision, emptied
 
 
-def move(plan: Plan, token: Token, decision: Decision) -> list[Token]:
-    """Move a token: one new token for each target."""
-    fork, targets = token.fork, decision.targets
-    if len(targets) > 1:
-        fork = Fork(token.fork, token.state, token.heads)
+def move(
+    plan: Plan, token: Token, decision: Decision, *, state: Mapping[str, Any], heads: tuple[int, ...]
+) -> list[Token]:
+    """Move a token on with the state that it has now: one new token for each target."""
+    targets, items = decision.targets, decision.items
+    if len(targets) == 1:
+        to = targets[0]
+        loops = _inside(plan, to.node, decision.loops)
+        return [Token(to.node, to.edge, state, heads, token.fork, token.path, loops, items)]
+    fork = Fork(token.fork, state, heads)
     return [
         Token(
             at=target.node,
             edge=target.edge,
-            state=token.state,
-            heads=token.heads,
+            state=state,
+            heads=heads,
             fork=fork,
-            path=(*token.path, number) if len(targets) > 1 else token.path,
+            path=(*token.path, number),
             loops=_inside(plan, target.node, decision.loops),
-            items=decision.items,
+            items=items,
         )
         for number, target in enumerate(targets)
     ]

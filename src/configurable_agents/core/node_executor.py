@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,7 +32,8 @@ MAX_ANSWERS: Final = 3
 """How often a model is asked for an answer that fits: once, and twice more with the reason."""
 
 
-@dataclass(frozen=True, slots=True)
+# Nobody changes a visit or an outcome; making frozen ones takes three times as long, and each node has one of each.
+@dataclass(slots=True)
 class Visit:
     """One execution of a node, as scheduled."""
 
@@ -48,7 +49,7 @@ class Visit:
     """Nothing else is live: a plain function may run on the loop's thread."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """What came of a visit: an error, or what was written and where the run goes on."""
 
@@ -149,10 +150,11 @@ class NodeExecutor:
     def _end(self, opened: _Open, end: dict[str, AttributeValue]) -> None:
         if self._open.pop(opened.visit.seq, None) is None:
             return  # it was left behind, and has been recorded as cancelled
-        self.meter.include(opened.meter)
         self.executions += 1
         end[semconv.DURATION_SECONDS] = time.perf_counter() - opened.started
-        end.update(opened.meter.attributes())
+        if opened.meter.model_calls:
+            self.meter.include(opened.meter)
+            end.update(opened.meter.attributes())
         if opened.attempts > 1:
             end[semconv.ATTEMPTS] = opened.attempts
         if opened.models:
@@ -169,14 +171,16 @@ class NodeExecutor:
             delta = Delta(visit.seq, visit.reads_from, {visit.item.parallel.collect_field: value}, visit.item.index)
             return Outcome(visit, delta)
         state = dict(visit.state)
-        apply(state, Delta(visit.seq, visit.reads_from, writes), self._plan.reducers)
+        delta = Delta(visit.seq, visit.reads_from, writes)
+        apply(state, delta, self._plan.reducers)
         try:
             decision, emptied = settle_maps(self._plan, visit.node.id, state, visit.loops)
         except Exception as error:  # noqa: BLE001 - a condition that cannot be computed: the run fails, the node did not
-            delta = Delta(visit.seq, visit.reads_from, writes)
             return Outcome(visit, delta, state, edge_error=error)
-        state.update(emptied)
-        return Outcome(visit, Delta(visit.seq, visit.reads_from, {**writes, **emptied}), state, decision)
+        if emptied:
+            state.update(emptied)
+            delta = Delta(visit.seq, visit.reads_from, {**writes, **emptied})
+        return Outcome(visit, delta, state, decision)
 
     def _written(self, outcome: Outcome) -> dict[str, AttributeValue]:
         end: dict[str, AttributeValue] = {semconv.STATUS: Status.COMPLETED.value}
@@ -211,15 +215,14 @@ class NodeExecutor:
             await asyncio.sleep(min(retry.initial_delay * 2 ** (opened.attempts - 1), retry.max_delay))
         raise provider_error  # here and not where it was caught, so that it keeps the context it came with
 
-    async def _attempt(self, opened: _Open) -> dict[str, Any]:
+    def _attempt(self, opened: _Open) -> Coroutine[Any, Any, dict[str, Any]]:
         node = opened.visit.node
         body = self._ask(opened) if node.kind == "model" else self._call(opened)
         seconds = node.config.timeout
         if seconds is None:
-            return await body
+            return body
         late = NodeTimeoutError(f"node {node.id!r} took longer than its timeout of {seconds:g} s")
-        result: dict[str, Any] = await within(seconds, body, error=late)
-        return result
+        return within(seconds, body, error=late)
 
     def _inputs(self, opened: _Open) -> tuple[dict[str, Any], Scope]:
         visit = opened.visit

@@ -96,31 +96,36 @@ class Engine:
 
     def _enter(self, state: Mapping[str, Any]) -> None:
         decision, emptied = settle_maps(self._plan, START, state, {})
-        start = Token(START, -1, {**state, **emptied})
-        self._arrive(move(self._plan, start, decision))
+        start = {**state, **emptied}
+        self._arrive(move(self._plan, Token(START, -1, start), decision, state=start, heads=()))
 
     def _arrive(self, tokens: Sequence[Token]) -> None:
         for token in tokens:
             (self._ended if token.at == END else self._waiting).append(token)
 
     async def _step(self) -> None:
+        if len(self._waiting) == 1 and not self._running:
+            # One token and nothing else live: it waits for nobody, and needs no task, no slot and no carrying of errors.
+            self._arrive(await self._execute(self._waiting.pop(), alone=True))
+            return
         arrivals = next_nodes(self._plan, self._waiting, [arrival.node for arrival in self._running.values()])
         taken = {id(token) for arrival in arrivals for token in arrival.tokens}
         self._waiting = [token for token in self._waiting if id(token) not in taken]
         if len(arrivals) == 1 and not self._running:
-            # One node and nothing else live: no task, no slot, and what it raises needs no carrying.
-            self._arrive(await self._execute(arrivals[0], alone=True))
+            self._arrive(await self._execute(self._merged(arrivals[0]), alone=True))
             return
         for arrival in arrivals:
-            self._running[asyncio.create_task(self._execute(arrival))] = arrival
+            self._running[asyncio.create_task(self._met(arrival))] = arrival
         await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
         # In the order of their start, not of the set that `wait` gives: which failure is the first one must not vary.
         for task in [task for task in self._running if task.done()]:
             del self._running[task]
             self._arrive(task.result())
 
-    async def _execute(self, arrival: Arrival, *, alone: bool = False) -> list[Token]:
-        token = self._merged(arrival)
+    async def _met(self, arrival: Arrival) -> list[Token]:
+        return await self._execute(self._merged(arrival))
+
+    async def _execute(self, token: Token, *, alone: bool = False) -> list[Token]:
         if token.items is not None:
             return await self._map(token, token.items)
         visit = self._visit(token, alone=alone and self._exclusive)
@@ -169,8 +174,7 @@ class Engine:
         if outcome.decision is None:
             raise RunError(outcome.edge_error or LookupError(f"node {token.at!r} has no way on"))
         self._note(outcome.delta)
-        after = replace(token, state=outcome.state, heads=(outcome.delta.seq,))
-        return move(self._plan, after, outcome.decision)
+        return move(self._plan, token, outcome.decision, state=outcome.state, heads=(outcome.delta.seq,))
 
     def _note(self, delta: Delta) -> None:
         if len(self._running) + len(self._waiting) + len(self._ended) > 0:
@@ -193,7 +197,7 @@ class Engine:
         except Exception as error:
             raise RunError(error) from error
         heads = tuple(outcome.delta.seq for outcome in outcomes)
-        return move(self._plan, replace(token, state={**state, **emptied}, heads=heads), decision)
+        return move(self._plan, token, decision, state={**state, **emptied}, heads=heads)
 
     async def _all_items(self, visits: Sequence[Visit], width: int) -> list[Outcome]:
         """Execute visits, `width` at once; after the first failure the rest is recorded as cancelled."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Final
+from dataclasses import fields
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -16,8 +16,7 @@ from configurable_agents.storage.base import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSpan:
+class OpenSpan(NamedTuple):
     """Says that a run or node execution, whose start stands in an earlier segment, is still running."""
 
     kind: str

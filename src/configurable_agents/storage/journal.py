@@ -40,6 +40,8 @@ SEGMENT_BYTES: Final = 4 * 1024 * 1024
 MAX_PAYLOAD: Final = 256 * 1024 * 1024
 """A length beyond this is damage, not a record."""
 SUFFIX: Final = ".segment"
+LOOK_SECONDS: Final = 0.02
+"""How long it may go unnoticed that somebody has deleted the segment that is written."""
 _FORK_SECONDS: Final = 1.0
 """How long a fork waits for another thread's append; not for ever, since the forking thread may be in one itself."""
 _COMMITTED: Final = struct.Struct("<QI")
@@ -83,6 +85,7 @@ class Journal:
         self._lock = threading.Lock()
         self._segments: dict[int, _Segment] = {}
         self._number = 0
+        self._look_at = 0.0
         self._held_for_fork = False
         self._name = f"{os.getpid()}-{time.time_ns():x}"
         with _ALL_LOCK:
@@ -98,21 +101,23 @@ class Journal:
             if self._number not in self._segments:
                 self._open()
 
-    def append(self, payload: bytes) -> Position:
-        """Append a record; when this returns, it survives the death of the process.
+    def append(self, *payloads: bytes) -> list[Position]:
+        """Append records in one write; when this returns, they survive the death of the process.
 
         Raises:
             JournalError: Nothing was appended.
         """
-        frame = _FRAME.pack(MARKER, len(payload), zlib.crc32(payload)) + payload
+        data = b"".join([_FRAME.pack(MARKER, len(payload), zlib.crc32(payload)) + payload for payload in payloads])
         with self._lock:
-            segment = self._current(len(frame))
-            _write_whole(segment.fd, frame, segment.end)
+            segment = self._current(len(data))
+            _write_whole(segment.fd, data, segment.end)
             if self._power:
                 _sync(segment.fd)
-            position = Position(segment.number, segment.end, len(payload))
-            segment.end += len(frame)
-            return position
+            positions = []
+            for payload in payloads:
+                positions.append(Position(segment.number, segment.end, len(payload)))
+                segment.end += FRAME_BYTES + len(payload)
+            return positions
 
     def read(self, position: Position) -> bytes:
         """Read a record back."""
@@ -175,11 +180,19 @@ class Journal:
 
     def _current(self, frame_bytes: int) -> _Segment:
         segment = self._segments.get(self._number)
-        if segment is not None and not os.fstat(segment.fd).st_nlink:
-            segment = None  # somebody has deleted it: a file without a name goes with the process
+        if segment is not None and self._is_deleted(segment):
+            segment = None  # a file without a name goes with the process
         if segment is None or segment.end + frame_bytes > max(self._segment_bytes, frame_bytes + HEADER_BYTES):
             segment = self._open()
         return segment
+
+    def _is_deleted(self, segment: _Segment) -> bool:
+        """Look whether somebody has deleted the file; not each time, since a look costs a fifth of an append."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return False
+        self._look_at = now + LOOK_SECONDS
+        return not os.fstat(segment.fd).st_nlink
 
     def _open(self) -> _Segment:
         try:

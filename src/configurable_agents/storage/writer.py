@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -26,6 +26,7 @@ from configurable_agents.semconv import Status
 from configurable_agents.storage.base import (
     AnyRecord,
     DeliveryRecord,
+    ExecutionStateRecord,
     SpanKey,
     SpanRecord,
     StorageBackend,
@@ -58,6 +59,8 @@ MEMORY_BYTES_WITHOUT_JOURNAL: Final = 64 * 1024 * 1024
 
 
 _NOWHERE: Final = Position(0, 0, 0)
+_OPEN_KINDS: Final[dict[type, str]] = {WorkflowRunRecord: "run", ExecutionStateRecord: "node"}
+"""Whose starts are noted, so that their end by death is known."""
 
 
 @dataclass(slots=True)
@@ -115,7 +118,7 @@ class Writer:
         self._changed = threading.Condition()
         self._queue: deque[_Entry] = deque()
         self._waiting_bytes = 0
-        self._waiting_of_run: Counter[str] = Counter()
+        self._waiting_of_run: dict[str, int] = {}
         self._dropped_runs: set[str] = set()
         self._watchers: dict[str, list[Callable[[], None]]] = {}
         self._open_spans: dict[str, OpenSpan] = {}
@@ -144,9 +147,9 @@ class Writer:
 
     def write(self, records: Sequence[AnyRecord]) -> None:
         """Make records durable, and have them committed soon."""
+        payloads = [encode_record(record) for record in records]
         with self._changed:
-            for record in records:
-                self._append(record)
+            self._append(records, payloads)
             if len(self._queue) <= len(records) or len(self._queue) >= BATCH_RECORDS:
                 self._changed.notify_all()
             self._keep_a_thread()
@@ -187,7 +190,7 @@ class Writer:
     def lacks(self, run_id: str) -> bool:
         """Say whether the database lacks a record of this run."""
         with self._changed:
-            return self._waiting_of_run[run_id] > 0 or run_id in self._dropped_runs
+            return run_id in self._waiting_of_run or run_id in self._dropped_runs
 
     def close(self, *, since: float | None = None) -> None:
         """Commit what waits, for a bounded time; what then still waits stays in the journal for whoever opens it next.
@@ -238,38 +241,37 @@ class Writer:
 
     # --- appending: on the run's thread, the lock held -----------------------------------------------------------------
 
-    def _append(self, record: AnyRecord) -> None:
-        payload = encode_record(record)
-        run_id = _run_of(record)
-        journal, position = self._journaled(payload)
-        self._note_open(record)
+    def _append(self, records: Sequence[AnyRecord], payloads: Sequence[bytes]) -> None:
+        journal, positions = self._journaled(payloads)
         limit = MEMORY_BYTES_WITHOUT_JOURNAL if journal is None else MEMORY_BYTES
-        keep = self._waiting_bytes + len(payload) <= limit
-        if journal is None and not keep:
-            self._lost([run_id])
-            return
-        entry = _Entry(record if keep else None, journal, position, len(payload), run_id, _key_of(record))
-        self._queue.append(entry)
-        self._waiting_bytes += entry.size if keep else 0
-        if run_id is not None:
-            self._waiting_of_run[run_id] += 1
+        for record, payload, position in zip(records, payloads, positions, strict=True):
+            self._note_open(record)
+            run_id, size = _run_of(record), len(payload)
+            keep = self._waiting_bytes + size <= limit
+            if journal is None and not keep:
+                self._lost([run_id])
+                continue
+            self._queue.append(_Entry(record if keep else None, journal, position, size, run_id, _key_of(record)))
+            self._waiting_bytes += size if keep else 0
+            if run_id is not None:
+                self._waiting_of_run[run_id] = self._waiting_of_run.get(run_id, 0) + 1
 
-    def _journaled(self, payload: bytes) -> tuple[Journal | None, Position]:
+    def _journaled(self, payloads: Sequence[bytes]) -> tuple[Journal | None, Sequence[Position]]:
         while journal := self._journal or self._next_journal():
             self._journal = journal
             try:
-                position = journal.append(payload)
-                if self._segment != (journal, position.segment):
-                    self._segment = (journal, position.segment)
-                    for span in self._open_spans.values():  # so that their end by death is seen in this segment too
-                        journal.append(encode_record(span))
+                positions = journal.append(*payloads)
+                if self._segment != (journal, journal.segment):
+                    self._segment = (journal, journal.segment)
+                    # So that their end by death is seen in this segment too.
+                    journal.append(*map(encode_record, self._open_spans.values()))
             except JournalError as error:
                 self._no_journal = error
                 self._full_journals.append(journal)
                 self._journal = None
             else:
-                return journal, position
-        return None, _NOWHERE
+                return journal, positions
+        return None, [_NOWHERE] * len(payloads)
 
     def _next_journal(self) -> Journal | None:
         """Begin a journal in the first directory that is left and can be written."""
@@ -287,13 +289,13 @@ class Writer:
         return [*self._full_journals, *([self._journal] if self._journal is not None else [])]
 
     def _note_open(self, record: AnyRecord) -> None:
-        if isinstance(record, SpanRecord | DeliveryRecord):
+        kind = _OPEN_KINDS.get(type(record))
+        if kind is None or isinstance(record, DeliveryRecord | SpanRecord):
             return
-        if record.status != Status.RUNNING:
-            self._open_spans.pop(record.span_id, None)
-        else:
-            kind = "run" if isinstance(record, WorkflowRunRecord) else "node"
+        if record.status == Status.RUNNING:
             self._open_spans[record.span_id] = OpenSpan(kind, record.span_id, record.trace_id)
+        else:
+            self._open_spans.pop(record.span_id, None)
 
     def _lost(self, run_ids: Sequence[str | None]) -> None:
         """Count records that the database never gets."""
