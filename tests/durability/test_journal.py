@@ -266,7 +266,7 @@ def test_what_was_deleted_does_not_come_back_with_a_dead_owners_journal(tmp_path
     store = create_storage_backend(tmp_path / "runs.db")
     journal = Journal(store.journals[0])
     for number in (1, 2):
-        position = journal.append(encode_record(run_record(number)))
+        position = journal.append(encode_record(run_record(number)))[0]
         store.write([run_record(number)])
     journal.forget(position)
     journal.append(encode_record(run_record(3)))
@@ -280,7 +280,7 @@ def test_a_damaged_header_brings_everything_back_rather_than_nothing(tmp_path: P
     store = create_storage_backend(tmp_path / "runs.db")
     for byte in (0, 9, 24, 27, 33):
         journal = Journal(store.journals[0])
-        journal.forget(journal.append(encode_record(run_record(byte + 1))))
+        journal.forget(journal.append(encode_record(run_record(byte + 1)))[0])
         journal.append(encode_record(node_record(run=byte + 1)))
         journal.close(remove=False)
         (path,) = segments(store.journals[0])
