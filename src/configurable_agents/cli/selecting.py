@@ -69,7 +69,10 @@ def read_run(backend: StorageBackend, run: WorkflowRunRecord, *, with_text: bool
         with_text: Also the text of its workflow file, which lists do not have.
     """
     states = backend.execution_states
-    text = states.get_run(run.run_id).config_text if with_text else None
-    return StoredRun(
-        replace(run, config_text=text), states.get_state_history(run.run_id), states.list_spans(run.run_id)
-    )
+
+    def read() -> StoredRun:
+        text = states.get_run(run.run_id).config_text if with_text else None
+        nodes, spans = states.get_state_history(run.run_id), states.list_spans(run.run_id)
+        return StoredRun(replace(run, config_text=text), nodes, spans)
+
+    return backend.together(read)

@@ -201,6 +201,10 @@ class SqlAlchemyStorageBackend(StorageBackend):
         if records:
             self._database.run(work, write=True)
 
+    def together(self, read: Callable[[], _Read]) -> _Read:
+        """Do several reads in one transaction, on one connection."""
+        return self._database.run(lambda _connection: read())
+
     def take_in(self, batches: Iterable[Sequence[Record]]) -> int:
         """Write records of another store in one transaction (see the base class)."""
 
