@@ -35,7 +35,7 @@ ENVELOPE_BYTES: Final = 20_000
 BATCH_SPANS: Final = 512
 INTERVAL_SECONDS: Final = 1.0
 """How long a span waits for others."""
-RUN_END_SECONDS: Final = 0.1
+RUN_END_SECONDS: Final = 0.05
 """How long the last span of a run does: somebody may be looking for the run now."""
 LONGEST_PAUSE_SECONDS: Final = 30.0
 """Between tries, after failures in a row: whoever throttles us is not asked again at once."""
