@@ -214,13 +214,14 @@ if hasattr(os, "register_at_fork"):
 
 def _host_instruments() -> Instruments | None:
     """Give our instruments on the host's meter provider, always the same ones."""
-    sdk = sys.modules.get(_SDK)
-    if sdk is None:
+    # Another thread may be loading it just now: then its names are not there yet.
+    made_by_the_sdk = getattr(sys.modules.get(_SDK), "MeterProvider", None)
+    if made_by_the_sdk is None:
         return None  # nobody has loaded the metrics SDK, so nobody has a provider of it
     from opentelemetry.metrics import get_meter_provider
 
     provider = get_meter_provider()
-    if not isinstance(provider, sdk.MeterProvider):
+    if not isinstance(provider, made_by_the_sdk):
         return None
     from configurable_agents.observability.metric_sdk import Instruments
 
