@@ -70,6 +70,15 @@ def _made(environment: tuple[str | None, ...], process: int | None) -> Resource:
 
 def resource_text(resource: Resource) -> str | None:
     """Give as a JSON object what a resource has other than our default one (null for what it lacks); None if that is nothing."""
+    return _text_of_shared(resource) if isinstance(resource, SharedResource) else _text(resource)
+
+
+@functools.lru_cache(maxsize=8)  # every run asks
+def _text_of_shared(resource: SharedResource) -> str | None:
+    return _text(resource)
+
+
+def _text(resource: Resource) -> str | None:
     defaults = _defaults()
     whole = {**dict.fromkeys(defaults, None), **resource.attributes}
     if resource.schema_url:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
 from configurable_agents.observability.content import ship_rules
 from configurable_agents.observability.destinations import Destination
 from configurable_agents.observability.exporter import StoreSpanExporter
@@ -72,8 +75,10 @@ def open_telemetry(
     if shippers:
         rules = ship_rules(environ)
         routes.append(ShippingRoute(shippers, rules, shared(current_resource()), run_id=run_id, store=store))
-    elif ship_to_host and (host := host_route(ship_rules(environ), kept=store is not None)) is not None:
-        routes.append(host)
+    elif ship_to_host and isinstance(trace.get_tracer_provider(), TracerProvider):
+        host = host_route(ship_rules(environ), kept=store is not None)
+        if host is not None:
+            routes.append(host)
     metrics = metrics_route(environ, ship_to_host=ship_to_host)
     if metrics is None:
         return Telemetry(routes, shippers)
