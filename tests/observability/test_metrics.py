@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from _otlp import PROTOCOLS, OtlpReceiver, Protocol, otlp_receiver
 from _otlp_decode import ReceivedMetric, ReceivedPoint
-from _runs import Run, asks, both_ways, calls, chain, field, kept, scripted
+from _runs import Run, asks, both_ways, calls, chain, eventually, field, kept, scripted
 from _workflows import make
 from configurable_agents import NodeExecutionError, Workflow, run_workflow
 from configurable_agents.observability import metrics as ours
@@ -208,3 +209,40 @@ def test_an_exemplar_leads_from_a_bucket_to_the_trace(receiver: OtlpReceiver) ->
     result = run_workflow(support(), functions={"count": count}, store=False)
     metric(receiver, "configurable_agents.runs", runs=1)
     assert bytes.fromhex(result.trace_id) in receiver.raw()
+
+
+def test_what_an_endpoint_refused_it_gets_when_it_takes_metrics_again(
+    receiver: OtlpReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sums are not lost with the request that told of them. It is told of once, with the reason."""
+    receiver.fault = "bad_request"
+    run_workflow(support(), functions={"count": count}, store=False)
+    receiver.wait_until(lambda: len(receiver.requests) > 2)
+    receiver.fault = None
+    assert only(metric(receiver, "configurable_agents.runs", runs=1).points).value == 1
+    (warning,) = [text for text in caplog.messages if "metrics" in text]
+    assert warning.startswith(f"metrics could not be sent to {receiver.endpoint}: ")
+    assert re.search("bad_request|INVALID_ARGUMENT|400", warning)
+
+
+def test_the_end_waits_for_an_endpoint_that_has_failed_before(
+    receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be back, and then it gets what there is."""
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "400")
+    receiver.failures.append("bad_request")
+    run_workflow(support(), functions={"count": count}, store=False)
+    eventually(lambda: "metrics could not be sent" in caplog.text)
+    ended()
+    assert "configurable_agents.runs" in {m.name for m in receiver.metrics}
+
+
+def test_a_password_in_an_endpoint_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://me:s3cret@127.0.0.1:bad/v1/metrics")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/protobuf")
+    run_workflow(support(), functions={"count": count}, store=False)
+    ended()
+    assert "metrics could not be sent to http://127.0.0.1:bad" in caplog.text
+    assert "s3cret" not in caplog.text

@@ -57,9 +57,11 @@ class MetricSender:
         self._settled = threading.Event()
         """Whether there is nothing to wait for at the end: all was sent, or the last try is failing."""
         self._is_done = False
+        self._failure: str | None = None
+        """Why the last try failed; None if it did not."""
         self._warned = False
         self._heard: str | None = None
-        """What the exporter logged of the current try: its result has no reason."""
+        """What the exporter logged of the try that goes on: its result has no reason."""
         self._thread = threading.Thread(target=self._work, name="configurable-agents-metrics", daemon=True)
         try:
             self._thread.start()
@@ -102,10 +104,11 @@ class MetricSender:
     def end(self, deadline: float) -> None:
         """Wait until that is done or fails, or until `deadline` on the monotonic clock; then it is left alone."""
         self._ending.set()
-        if self._heard is None:
+        if self._heard is None:  # else a try is failing already
             self._settled.wait(max(0.0, deadline - time.monotonic()))
-        if not self._is_done:
-            self._warn(self._heard or "the program ended before they were taken")
+        reason = self._failure or self._heard
+        if reason is not None or not self._is_done:
+            self._warn(reason or "the program ended before they were taken")
 
     # --- on its own thread ---------------------------------------------------------------------------------------------
 
@@ -115,6 +118,7 @@ class MetricSender:
         try:
             with exporter_log(self._hear):  # which also keeps headers that it does not understand out of the log
                 reader = self._open()
+            self._heard = None
             if reader is not None:
                 self._send_until_the_end(reader)
         except Exception as error:  # noqa: BLE001 - metrics never break a program, and their loss is never silent
@@ -159,9 +163,10 @@ class MetricSender:
             delivered = False
             self._hear(_told(error))
         if delivered:
-            self._heard, self._warned = None, False
+            self._failure, self._warned = None, False
         else:
-            self._warn(self._heard or "they were not taken")
+            self._fail(self._heard or "they were not taken")
+        self._heard = None
 
     def _hear(self, text: str) -> None:
         """Take what the exporter would log: a try that failed. It goes on trying, which may take a minute."""
@@ -171,17 +176,24 @@ class MetricSender:
 
     def _give_up(self, error: Exception) -> None:
         self._begin(None)
-        self._warn(_told(error))
+        self._fail(_told(error))
+
+    def _fail(self, reason: str) -> None:
+        self._failure = reason
+        if not self._ending.is_set():  # else `end` warns: a thread may be gone before it has
+            self._warn(reason)
 
     def _warn(self, reason: str) -> None:
         """Warn, once until metrics are taken again."""
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "metrics could not be sent to %s: %s; OTEL_METRICS_EXPORTER=none turns them off",
-                self._destination.name,
-                reason,
-            )
+        if self._warned:
+            return
+        self._warned = True
+        name, endpoint = self._destination.name, self._destination.endpoint
+        logger.warning(
+            "metrics could not be sent to %s: %s; OTEL_METRICS_EXPORTER=none turns them off",
+            name,
+            reason.replace(endpoint, name) if endpoint is not None else reason,  # it may hold a password
+        )
 
 
 def _told(error: Exception) -> str:
