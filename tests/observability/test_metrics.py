@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
 
 from _otlp import PROTOCOLS, OtlpReceiver, Protocol, otlp_receiver
 from _otlp_decode import ReceivedMetric, ReceivedPoint
@@ -235,6 +236,19 @@ def test_the_end_waits_for_an_endpoint_that_has_failed_before(
     eventually(lambda: "metrics could not be sent" in caplog.text)
     ended()
     assert "configurable_agents.runs" in {m.name for m in receiver.metrics}
+
+
+def test_a_host_whose_meter_provider_fails_costs_no_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(MeterProvider):
+        def get_meter(self, *args: Any, **more: Any) -> Any:
+            raise RuntimeError("broken")
+
+    broken = Broken(shutdown_on_exit=False)
+    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", broken)
+    assert run_workflow(support(), functions={"count": count}, store=False).outputs["n"] == 3
+    assert "this run is not measured" in caplog.text
 
 
 def test_a_password_in_an_endpoint_is_not_shown(

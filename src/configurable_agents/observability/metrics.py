@@ -80,11 +80,15 @@ def metrics_route(environ: Mapping[str, str], *, ship_to_host: bool) -> MetricsR
     """
     if sdk_disabled():
         return None
-    chosen = metric_destinations(environ)
-    if chosen:
-        takers = [functools.partial(SENDERS.record, destination) for destination in chosen]
-        return MetricsRoute(takers, [SENDERS.of(destination) for destination in chosen])
-    host = _host_instruments() if ship_to_host else None
+    try:
+        chosen = metric_destinations(environ)
+        if chosen:
+            takers = [functools.partial(SENDERS.record, destination) for destination in chosen]
+            return MetricsRoute(takers, [SENDERS.of(destination) for destination in chosen])
+        host = _host_instruments() if ship_to_host else None
+    except Exception:  # no run fails of its metrics, whatever a foreign provider or resource detector does
+        logger.warning("this run is not measured", exc_info=True)
+        return None
     return None if host is None else MetricsRoute([host.record])
 
 
