@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -171,6 +172,28 @@ def test_cost_stands_under_other_names_on_model_calls_only(operation: str, expec
     }
 
 
+@pytest.mark.parametrize("sign", ["x", "ü", '"', "🦊"])
+@pytest.mark.parametrize("count", [1, 3, 200])
+def test_long_messages_stay_json_because_backends_show_them_as_a_conversation(sign: str, count: int) -> None:
+    """A cut in the middle would leave a text that no backend can read."""
+    messages = [{"role": "user", "parts": [{"type": "text", "content": sign * 20_000}]} for _ in range(count)]
+    made = span({semconv.GEN_AI_OPERATION_NAME: "chat", semconv.CONTENT_INPUT_MESSAGES: json.dumps(messages)})
+    found = str((ship(made, ShipRules(capture_content=True)).attributes or {})["gen_ai.input.messages"])
+    assert len(found.encode()) <= 8192
+    if count < 200:  # with so many, the names alone are too long
+        assert [message["role"] for message in json.loads(found)] == ["user"] * count
+        assert json.loads(found)[0]["parts"][0]["content"].endswith("…")
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "[{}]", '[{"parts": 3}]', '{"$too_large": {"bytes": 1}}', "[", "null"])
+def test_messages_of_another_shape_are_cut_like_any_text(text: str) -> None:
+    """What was too large to be kept stands there as a note of how large it was."""
+    long = text + " " * 9000
+    made = span({semconv.GEN_AI_OPERATION_NAME: "chat", semconv.CONTENT_INPUT_MESSAGES: long})
+    found = str((ship(made, ShipRules(capture_content=True)).attributes or {})["gen_ai.input.messages"])
+    assert len(found.encode()) <= 8192
+
+
 class LongText(str):
     """A text of so many copies of a sign, which shows itself short."""
 
@@ -200,6 +223,8 @@ VALUES = st.one_of(
     st.booleans(),
     st.lists(st.text(max_size=100), max_size=20),
     st.binary(max_size=100),
+    st.dictionaries(st.text(max_size=10), st.text(max_size=50), max_size=3),
+    st.just({"a": "ü" * 9000, "b": [1, "x"]}),
 )
 
 

@@ -226,6 +226,15 @@ def test_an_endpoint_of_a_file_that_is_not_trusted_is_refused(tmp_path: Path) ->
         run_workflow(hello(endpoint="http://evil.example"), store=tmp_path / "w.db", trust=False)
 
 
+def test_an_endpoint_that_the_caller_names_too_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever names it himself does not have to trust the file for it."""
+    with otlp_receiver("http/protobuf") as receiver:
+        settle_environment(monkeypatch, receiver)
+        untrusted = hello(endpoint=receiver.endpoint)
+        run_workflow(untrusted, store=tmp_path / "w.db", trust=False, otlp=receiver.endpoint)
+        assert len(receiver.wait_for(3)) == 3
+
+
 def test_headers_and_passwords_are_not_in_the_representation_of_a_destination() -> None:
     """It may be logged, or stand in a traceback."""
     environ = {"OTEL_EXPORTER_OTLP_HEADERS": f"x-key={SECRET}"}

@@ -71,7 +71,7 @@ def _all(config: WorkflowConfig) -> Iterator[_Found]:
     otlp = config.config.observability.otlp
     if otlp is not None:
         path: Path = ("config", "observability", "otlp")
-        yield "hosts", _host(otlp.endpoint), (*path, "endpoint")
+        yield "hosts", host_of(otlp.endpoint), (*path, "endpoint")
         if otlp.headers_env is not None:
             yield "environment", otlp.headers_env, (*path, "headers_env")
     for reference in references(config.config):
@@ -82,7 +82,7 @@ def _of_llm(llm: LLMConfig, path: Path, provider: str | None) -> Iterator[_Found
     if llm.provider is not None and ":" in llm.provider:
         yield "modules", llm.provider, (*path, "provider")
     if llm.api_base is not None:
-        yield "hosts", _host(llm.api_base), (*path, "api_base")
+        yield "hosts", host_of(llm.api_base), (*path, "api_base")
     if llm.api_key_env is not None:
         yield "environment", llm.api_key_env, (*path, "api_key_env")
     if llm.model is not None and _is_file(llm.model, provider):
@@ -101,7 +101,7 @@ def _is_file(model: str, provider: str | None) -> bool:
 
 def _urls(value: Any, path: Path) -> Iterator[_Found]:
     if isinstance(value, str) and "://" in value:
-        yield "hosts", _host(value), path
+        yield "hosts", host_of(value), path
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _urls(item, (*path, str(key)))
@@ -115,12 +115,12 @@ def _of_storage(storage: StorageConfig, path: Path) -> Iterator[_Found]:
         text = getattr(storage, key)
         if "://" in text:
             local = text.startswith("sqlite")
-            yield ("paths" if local else "hosts"), (text.split("://", 1)[1] if local else _host(text)), (*path, key)
+            yield ("paths" if local else "hosts"), (text.split("://", 1)[1] if local else host_of(text)), (*path, key)
     if storage.backend == "sqlite" and "path" in storage.model_fields_set and "://" not in storage.path:
         yield "paths", storage.path, (*path, "path")
 
 
-def _host(url: str) -> str:
+def host_of(url: str) -> str:
     """Give host and port of a URL, without user, password, path and query; a text that is no URL as it is."""
     try:
         parts = urlsplit(url if "://" in url else f"//{url}")

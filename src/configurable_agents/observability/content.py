@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from opentelemetry.trace import Link, Status
 from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import errors, semconv
+from configurable_agents.observability.caps import bytes_of, bytes_of_all, capped, cut, cut_messages
 from configurable_agents.semconv import Operation
 
 CAPTURE_VARIABLE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -23,9 +24,7 @@ MAX_REQUEST_BYTES: Final = 1_000_000
 MAX_ITEMS: Final = 128
 """Attributes, events and links of one span, as OpenTelemetry's own limits have it; the store keeps all of them."""
 
-_ELLIPSIS: Final = "…"
 _OUR_NAMES: Final = ("configurable_agents.", "gen_ai.", "openinference.", "error.")
-_NUMBERS: Final = frozenset({bool, int, float})
 _CAPTURE_VALUES: Final = frozenset({"true", "1", "span_only", "span_and_event"})
 _OURS_ALONE: Final = semconv.CONTENT_PREFIX
 _OWN_TEXTS: Final = frozenset(
@@ -46,6 +45,7 @@ _CAPTURED: Final[Mapping[object, Mapping[str, tuple[str, ...]]]] = {
     Operation.INVOKE_WORKFLOW: {semconv.CONTENT_INPUTS: (semconv.INPUT_VALUE,)},
 }
 """By operation: under which names content leaves, where it may. The file's text and the defaults never do."""
+_MESSAGES: Final = frozenset({semconv.CONTENT_INPUT_MESSAGES, semconv.CONTENT_OUTPUT_MESSAGES})
 _MIME_TYPES: Final = {semconv.INPUT_VALUE: semconv.INPUT_MIME_TYPE, semconv.OUTPUT_VALUE: semconv.OUTPUT_MIME_TYPE}
 
 
@@ -117,7 +117,7 @@ def _copy(
         attributes = dict(list(attributes.items())[:MAX_ITEMS])
         events, links = events[:MAX_ITEMS], links[:MAX_ITEMS]
     shipped = ShippedSpan(
-        name=_cut(span.name, rules.max_value_bytes),
+        name=cut(span.name, rules.max_value_bytes),
         context=span.get_span_context(),
         parent=span.parent,
         resource=resource,
@@ -155,9 +155,9 @@ def shippable_attributes(attributes: Mapping[str, Any] | None, rules: ShipRules)
         # Most are short and plain: each call saved here is saved for every attribute of every span.
         if type(value) is str:
             if len(value) > limit or not value.isascii():
-                shipped[key] = _cut(value, limit)
+                shipped[key] = cut(value, limit)
         elif type(value) is not float:
-            shipped[key] = _capped(value, limit)
+            shipped[key] = capped(value, limit)
     if semconv.ERROR_MESSAGE in shipped:
         shipped[semconv.ERROR_MESSAGE] = _error_text(
             shipped[semconv.ERROR_MESSAGE], shipped.get(semconv.ERROR_TYPE), rules
@@ -175,7 +175,8 @@ def _add_content(shipped: dict[str, Any], whole: Mapping[str, Any], limit: int) 
     names = _CAPTURED.get(whole.get(semconv.GEN_AI_OPERATION_NAME), {})
     for kept_as, shipped_as in names.items():
         if kept_as in whole:
-            text = _capped(whole[kept_as], limit)
+            cut_down = cut_messages if kept_as in _MESSAGES else capped
+            text = cut_down(whole[kept_as], limit)
             for name in shipped_as:
                 shipped[name] = text
                 if name in _MIME_TYPES:
@@ -191,15 +192,15 @@ def _status(status: Status, attributes: Mapping[str, Any], rules: ShipRules) -> 
     if not status.description:
         return status
     text = _error_text(status.description, attributes.get(semconv.ERROR_TYPE), rules)
-    return Status(status.status_code, _cut(str(text), rules.max_value_bytes))
+    return Status(status.status_code, cut(str(text), rules.max_value_bytes))
 
 
 def _event(event: Event, rules: ShipRules) -> Event:
     limit = rules.max_value_bytes
     whole = dict(event.attributes or {})
-    attributes = {key: _capped(value, limit) for key, value in list(whole.items())[:MAX_ITEMS]}
+    attributes = {key: capped(value, limit) for key, value in list(whole.items())[:MAX_ITEMS]}
     attributes.update(_exception(whole, rules))
-    return Event(_cut(event.name, limit), attributes, event.timestamp)
+    return Event(cut(event.name, limit), attributes, event.timestamp)
 
 
 def _exception(attributes: Mapping[str, Any], rules: ShipRules) -> dict[str, Any]:
@@ -214,85 +215,27 @@ def _exception(attributes: Mapping[str, Any], rules: ShipRules) -> dict[str, Any
     # Ours ends with type and message. Any other may have messages anywhere: those of the exceptions that caused it.
     trace = f"{frames}{kind}: {text}" if found and not rest and message else kind
     return {
-        semconv.EXCEPTION_MESSAGE: _capped(text, rules.max_value_bytes),
-        semconv.EXCEPTION_STACKTRACE: _capped(trace, rules.max_value_bytes),
+        semconv.EXCEPTION_MESSAGE: capped(text, rules.max_value_bytes),
+        semconv.EXCEPTION_STACKTRACE: capped(trace, rules.max_value_bytes),
     }
 
 
 def _link(link: Link, rules: ShipRules) -> Link:
     whole = link.attributes or {}
-    capped = {key: _capped(value, rules.max_value_bytes) for key, value in list(whole.items())[:MAX_ITEMS]}
-    return Link(link.context, capped)
-
-
-def _capped(value: Any, limit: int) -> Any:
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else _cut(hex(value), limit)  # OTLP has no larger ones
-    if isinstance(value, str):
-        return _cut(value, limit)
-    if isinstance(value, bytes):
-        return value[:limit]
-    if isinstance(value, Sequence):
-        return _cut_items(value, limit)
-    return value
-
-
-def _cut(text: str, limit: int) -> str:
-    """Cut a text to so many bytes of UTF-8, between two characters; what is no UTF-8 stands as its escapes."""
-    if text.isascii() and len(text) <= limit:
-        return text
-    encoded = text.encode("utf-8", "backslashreplace")
-    if len(encoded) <= limit:
-        return encoded.decode()
-    return encoded[: limit - len(_ELLIPSIS.encode())].decode("utf-8", "ignore") + _ELLIPSIS
-
-
-def _cut_items(values: Sequence[Any], limit: int) -> tuple[Any, ...]:
-    """Cut a list where its items together are too long."""
-    taken: list[Any] = []
-    left = limit
-    for value in values:
-        item = _capped(value, limit)
-        left -= _bytes_of(item)
-        if left < 0:
-            break
-        taken.append(item)
-    return tuple(taken)
+    attributes = {key: capped(value, rules.max_value_bytes) for key, value in list(whole.items())[:MAX_ITEMS]}
+    return Link(link.context, attributes)
 
 
 def approximate_bytes(span: ReadableSpan) -> int:
     """Estimate what a span takes in an OTLP request, from above: its resource and scope, which it shares, left out."""
-    size = 160 + _bytes_of(span.name) + _bytes_of_all(span.attributes)
+    size = 160 + bytes_of(span.name) + bytes_of_all(span.attributes)
     if span.status.description:
-        size += _bytes_of(span.status.description)
+        size += bytes_of(span.status.description)
     for event in span.events:
-        size += 32 + len(event.name) * 4 + _bytes_of_all(event.attributes)
+        size += 32 + len(event.name) * 4 + bytes_of_all(event.attributes)
     for link in span.links:
-        size += 64 + _bytes_of_all(link.attributes)
+        size += 64 + bytes_of_all(link.attributes)
     context = span.get_span_context()
     if context is not None and context.trace_state:
         size += len(context.trace_state.to_header())
     return size
-
-
-def _bytes_of_all(attributes: Mapping[str, Any] | None) -> int:
-    if not attributes:
-        return 0
-    whole: Mapping[str, Any] = attributes.copy() if hasattr(attributes, "copy") else attributes
-    size = 22 * len(whole) + _bytes_of("".join(whole))
-    for value in whole.values():
-        if type(value) is str:
-            size += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
-        elif type(value) not in _NUMBERS:
-            size += _bytes_of(value)
-    return size
-
-
-def _bytes_of(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
-    if isinstance(value, bytes):
-        return len(value)
-    if isinstance(value, Sequence):
-        return sum(6 + _bytes_of(item) for item in value)
-    return 10

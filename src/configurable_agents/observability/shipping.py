@@ -32,6 +32,7 @@ class Shippers:
         self._lock = threading.Lock()
         self._by_destination: dict[Destination, Shipper] = {}
         self._stores: WeakSet[StoreSpanExporter] = WeakSet()
+        self._is_ended_with_the_process = False
 
     def of(self, destination: Destination, store: StoreSpanExporter | None) -> Shipper:
         """Give the shipper to a destination, made when it is first asked for.
@@ -47,10 +48,11 @@ class Shippers:
             is_new_store = store is not None and store not in self._stores
             if store is not None and is_new_store:
                 self._stores.add(store)
+            is_registered, self._is_ended_with_the_process = self._is_ended_with_the_process, True
+        if is_new_store or not is_registered:
+            EXITS.add(self)
         if is_new:
             shipper.when_loaded(_nobody)  # its libraries load while the run gets ready
-        if is_new_store or is_new:
-            EXITS.add(self)
         if is_new and destination.is_exposed:
             logger.warning("spans go to %s without encryption; https:// has it", destination.name)
         return shipper
@@ -66,10 +68,11 @@ class Shippers:
             shipper.end(deadline)
 
     def begin_anew(self) -> None:
-        """Begin with nothing, in a forked child; runs that it goes on with keep their shippers, as new."""
-        for shipper in self._by_destination.values():
+        """Begin with nothing, in a forked child: what waits, the threads and the connections are its parent's."""
+        self._lock = threading.Lock()
+        self._is_ended_with_the_process = False
+        for shipper in self._by_destination.values():  # the same ones: a run that began in the parent may go on here
             shipper.begin_anew()
-        self.__init__()  # type: ignore[misc]  # the same object, as new
 
     def _all(self) -> list[Shipper]:
         with self._lock:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configurable_agents.config.environment import Filled, fill_environment
-from configurable_agents.config.reach import refuse_untrusted
+from configurable_agents.config.reach import host_of, refuse_untrusted
 from configurable_agents.config.schema import WorkflowConfig
 from configurable_agents.core.functions import Function
 from configurable_agents.errors import ConfigError, InputError
@@ -150,7 +150,8 @@ def _prepare(
     ready = workflow if isinstance(workflow, Workflow) else load_workflow(workflow)
     try:
         if not trust:
-            refuse_untrusted(ready.config, paths=[str(store)] if isinstance(store, str | Path) else [])
+            hosts = [] if otlp is None else [host_of(otlp)]
+            refuse_untrusted(ready.config, hosts=hosts, paths=[str(store)] if isinstance(store, str | Path) else [])
         filled = _filled(ready)
         shipped_to = destinations(otlp, filled.config.observability.otlp, os.environ)
     except ConfigError as error:
