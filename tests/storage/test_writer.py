@@ -24,9 +24,10 @@ from _runs import calls, chain, field, run_program, start_program
 from _workflows import make
 from configurable_agents import RunResult, arun_workflow, run_workflow
 from configurable_agents.errors import StorageError
+from configurable_agents.storage.backlog import MEMORY_BYTES
 from configurable_agents.storage.base import AnyRecord, DeliveryRecord, StorageBackend
 from configurable_agents.storage.factory import create_storage_backend
-from configurable_agents.storage.writer import MEMORY_BYTES, Writer
+from configurable_agents.storage.writer import Writer
 
 SECONDS = 10.0
 """Generous: a shared machine may stall."""
@@ -181,7 +182,7 @@ def test_a_value_of_a_kind_that_no_column_takes_holds_nothing_else_up(
 def test_without_a_journal_what_memory_cannot_hold_is_counted(
     gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("configurable_agents.storage.writer.MEMORY_BYTES_WITHOUT_JOURNAL", 100_000)
+    monkeypatch.setattr("configurable_agents.storage.backlog.MEMORY_BYTES_WITHOUT_JOURNAL", 100_000)
     (tmp_path / "file").touch()
     with writing(gate, tmp_path / "file") as writer:
         writer._went_away(StorageError("away, for the test"))

@@ -14,26 +14,15 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from configurable_agents.errors import StorageError
-from configurable_agents.semconv import Status
-from configurable_agents.storage.base import (
-    AnyRecord,
-    DeliveryRecord,
-    ExecutionStateRecord,
-    SpanKey,
-    SpanRecord,
-    StorageBackend,
-    WorkflowRunRecord,
-)
-from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
-from configurable_agents.storage.journal import Journal, JournalError, Position
+from configurable_agents.storage.backlog import Backlog, Entry, read, run_of
+from configurable_agents.storage.base import AnyRecord, StorageBackend
+from configurable_agents.storage.codec import encode_record
 from configurable_agents.storage.recovery import quarantine, write_or_isolate
 
 logger = logging.getLogger(__name__)
@@ -52,32 +41,6 @@ EXIT_AWAY_SECONDS: Final = 0.5
 EXIT_SECONDS: Final = 2.0
 """How long the end of the process waits for a store that is away, with a journal and without, and for one that is only busy."""
 _EXIT_SLICE_SECONDS: Final = 0.05
-MEMORY_BYTES: Final = 8 * 1024 * 1024
-"""Records that wait are kept in memory up to here, and read back from the journal beyond."""
-MEMORY_BYTES_WITHOUT_JOURNAL: Final = 64 * 1024 * 1024
-"""Where there is no journal, what waits beyond is lost, and counted."""
-
-
-_NOWHERE: Final = Position(0, 0, 0)
-_OPEN_KINDS: Final[dict[type, str]] = {WorkflowRunRecord: "run", ExecutionStateRecord: "node"}
-"""Whose starts are noted, so that their end by death is known."""
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A record on its way."""
-
-    record: AnyRecord | None
-    """None where only the journal has it."""
-    journal: Journal | None
-    """None where only the memory has it."""
-    position: Position
-    """Where it stands in the journal."""
-    size: int
-    run_id: str | None
-    """The run that lacks something without it; None for a mark, which is no part of its run."""
-    key: str
-    """A later record with the same key says everything that this one does."""
 
 
 class Writer:
@@ -101,8 +64,6 @@ class Writer:
         self._backend = backend
         self._journals = tuple(journals)
         self._power = power
-        self.dropped_records = 0
-        """Records that the store never got: it refused them, or was away and there was no journal."""
         self._closed = False
         self._begin()
         _ALL.add(self)
@@ -110,19 +71,9 @@ class Writer:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._journals_left = list(self._journals)
-        self._no_journal: JournalError | None = None
-        self._journal: Journal | None = None
-        self._full_journals: list[Journal] = []
-        """Journals that took no more; what stands in them is still needed until it is committed."""
         self._changed = threading.Condition()
-        self._queue: deque[_Entry] = deque()
-        self._waiting_bytes = 0
-        self._waiting_of_run: dict[str, int] = {}
-        self._dropped_runs: set[str] = set()
+        self._backlog = Backlog(self._journals, power=self._power)
         self._watchers: dict[str, list[Callable[[], None]]] = {}
-        self._open_spans: dict[str, OpenSpan] = {}
-        self._segment: tuple[Journal | None, int] = (None, 0)
         self._hurry = False
         self._away = False
         self._late = False
@@ -130,6 +81,11 @@ class Writer:
         self._is_replaced = False
         self._hold_at = 0.0
         self._thread: threading.Thread | None = None
+
+    @property
+    def dropped_records(self) -> int:
+        """Records that the store never got: it refused them, or was away and there was no journal."""
+        return self._backlog.dropped_records
 
     @property
     def is_away(self) -> bool:
@@ -149,12 +105,12 @@ class Writer:
         """Make records durable, and have them committed soon."""
         payloads = [encode_record(record) for record in records]
         with self._changed:
-            self._append(records, payloads)
-            if len(self._queue) <= len(records) or len(self._queue) >= BATCH_RECORDS:
+            self._backlog.append(records, payloads)
+            if len(self._backlog) <= len(records) or len(self._backlog) >= BATCH_RECORDS:
                 self._changed.notify_all()
             self._keep_a_thread()
         # Without a journal only a commit makes these durable; a store that is away is not waited for.
-        if self._journal is None and not self._away and self.flush(COMMIT_WAIT_SECONDS):
+        if self._backlog.directory is None and not self._away and self.flush(COMMIT_WAIT_SECONDS):
             self._say_that_there_is_no_journal()
 
     def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
@@ -164,7 +120,7 @@ class Writer:
             True if there is nothing to wait for; `call` is then not called.
         """
         with self._changed:
-            if self._away or self._late or self._thread is None or not self._waiting_of_run.get(run_id):
+            if self._away or self._late or self._thread is None or not self._backlog.waits_for(run_id):
                 return True
             self._watchers.setdefault(run_id, []).append(call)
             self._hurry = True
@@ -175,7 +131,7 @@ class Writer:
         """Have everything committed within `seconds`; say whether it is."""
         deadline = time.monotonic() + seconds
         with self._changed:
-            while self._queue:
+            while self._backlog:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -190,7 +146,7 @@ class Writer:
     def lacks(self, run_id: str) -> bool:
         """Say whether the database lacks a record of this run."""
         with self._changed:
-            return run_id in self._waiting_of_run or run_id in self._dropped_runs
+            return self._backlog.lacks(run_id)
 
     def close(self, *, since: float | None = None) -> None:
         """Commit what waits, for a bounded time; what then still waits stays in the journal for whoever opens it next.
@@ -215,22 +171,20 @@ class Writer:
         with self._changed:
             self._gave_up = True
             self._changed.notify_all()
-            whole = not self._queue and not self._open_spans
-            for journal in self._all_journals():
-                journal.close(remove=whole)
-            waiting = len(self._queue)
+            self._backlog.close()
+            waiting = len(self._backlog)
         if waiting:
             self._say_what_is_left(waiting)
 
     def _exit_seconds(self) -> float:
-        if self._away and self._journal is not None:
+        if self._away and self._backlog.directory is not None:
             return EXIT_JOURNAL_SECONDS
         # `_late`: a run has waited for it to be opened, and in vain.
         return EXIT_AWAY_SECONDS if self._away or (self._backend is None and self._late) else EXIT_SECONDS
 
     def _drain(self, deadline: float) -> None:
-        while self._queue:
-            batch = [self._queue[index] for index in range(min(BATCH_RECORDS, len(self._queue)))]
+        while self._backlog:
+            batch = self._backlog.head(BATCH_RECORDS)
             try:
                 self._committed(batch, self._commit(batch))
             except Exception as error:  # noqa: BLE001 - the end of a program is no place to fail
@@ -239,82 +193,10 @@ class Writer:
                     return
                 time.sleep(RETRY_SECONDS[2])
 
-    # --- appending: on the run's thread, the lock held -----------------------------------------------------------------
-
-    def _append(self, records: Sequence[AnyRecord], payloads: Sequence[bytes]) -> None:
-        journal, positions = self._journaled(payloads)
-        limit = MEMORY_BYTES_WITHOUT_JOURNAL if journal is None else MEMORY_BYTES
-        for record, payload, position in zip(records, payloads, positions, strict=True):
-            self._note_open(record)
-            run_id, size = _run_of(record), len(payload)
-            keep = self._waiting_bytes + size <= limit
-            if journal is None and not keep:
-                self._lost([run_id])
-                continue
-            self._queue.append(_Entry(record if keep else None, journal, position, size, run_id, _key_of(record)))
-            self._waiting_bytes += size if keep else 0
-            if run_id is not None:
-                self._waiting_of_run[run_id] = self._waiting_of_run.get(run_id, 0) + 1
-
-    def _journaled(self, payloads: Sequence[bytes]) -> tuple[Journal | None, Sequence[Position]]:
-        while journal := self._journal or self._next_journal():
-            self._journal = journal
-            try:
-                positions = journal.append(*payloads)
-                if self._segment != (journal, journal.segment):
-                    self._segment = (journal, journal.segment)
-                    # So that their end by death is seen in this segment too.
-                    journal.append(*map(encode_record, self._open_spans.values()))
-            except JournalError as error:
-                self._no_journal = error
-                self._full_journals.append(journal)
-                self._journal = None
-            else:
-                return journal, positions
-        return None, [_NOWHERE] * len(payloads)
-
-    def _next_journal(self) -> Journal | None:
-        """Begin a journal in the first directory that is left and can be written."""
-        while self._journals_left:
-            journal = Journal(self._journals_left.pop(0), power=self._power)
-            try:
-                journal.begin()
-            except JournalError as error:
-                self._no_journal = error
-            else:
-                return journal
-        return None
-
-    def _all_journals(self) -> list[Journal]:
-        return [*self._full_journals, *([self._journal] if self._journal is not None else [])]
-
-    def _note_open(self, record: AnyRecord) -> None:
-        kind = _OPEN_KINDS.get(type(record))
-        if kind is None or isinstance(record, DeliveryRecord | SpanRecord):
-            return
-        if record.status == Status.RUNNING:
-            self._open_spans[record.span_id] = OpenSpan(kind, record.span_id, record.trace_id)
-        else:
-            self._open_spans.pop(record.span_id, None)
-
-    def _lost(self, run_ids: Sequence[str | None]) -> None:
-        """Count records that the database never gets."""
-        self.dropped_records += len(run_ids)
-        self._dropped_runs.update(run_id for run_id in run_ids if run_id is not None)
-
-    def _done_with(self, entry: _Entry) -> None:
-        if entry.record is not None:
-            self._waiting_bytes -= entry.size
-        if entry.run_id is not None:
-            self._waiting_of_run[entry.run_id] -= 1
-            if self._waiting_of_run[entry.run_id] <= 0:
-                del self._waiting_of_run[entry.run_id]
-                _tell(self._watchers.pop(entry.run_id, ()))
-
     # --- committing: on the writer's thread ----------------------------------------------------------------------------
 
     def _keep_a_thread(self) -> None:
-        if self._thread is None and self._queue and not self._closed:
+        if self._thread is None and self._backlog and not self._closed:
             name = "configurable-agents-store"
             thread = threading.Thread(target=_commit_for_ever, args=(weakref.ref(self),), name=name, daemon=True)
             with contextlib.suppress(RuntimeError):  # no thread can be had now, or the interpreter is ending
@@ -337,28 +219,26 @@ class Writer:
         self._committed(batch, lost)
         return 0
 
-    def _next_batch(self, failures: int) -> list[_Entry] | None:
+    def _next_batch(self, failures: int) -> list[Entry] | None:
         with self._changed:
             if failures:
                 self._changed.wait(RETRY_SECONDS[2 if self._closed else min(failures, len(RETRY_SECONDS)) - 1])
-            elif not self._queue and not self._closed:
+            elif not self._backlog and not self._closed:
                 self._changed.wait(min(IDLE_SECONDS, self._renew_seconds or IDLE_SECONDS))
-            if self._queue and len(self._queue) < BATCH_RECORDS and not (self._hurry or failures or self._closed):
+            if self._backlog and len(self._backlog) < BATCH_RECORDS and not (self._hurry or failures or self._closed):
                 self._changed.wait(BATCH_SECONDS)
-            if not (self._queue or self._closed) and self._renew_seconds is not None and self._open_runs():
+            if not (self._backlog or self._closed) and self._renew_seconds is not None and self._backlog.open_runs:
                 return []
-            if not self._queue or self._gave_up:
+            if not self._backlog or self._gave_up:
                 self._thread = None
-                self._rest()
+                if not self._closed:
+                    self._backlog.rest()
                 return None
-            return [self._queue[index] for index in range(min(BATCH_RECORDS, len(self._queue)))]
+            return self._backlog.head(BATCH_RECORDS)
 
     @property
     def _renew_seconds(self) -> float | None:
         return None if self._backend is None else self._backend.renew_seconds
-
-    def _open_runs(self) -> list[SpanKey]:
-        return [SpanKey(span.span_id, span.trace_id) for span in self._open_spans.values() if span.kind == "run"]
 
     def _hold_runs(self) -> None:
         """Have those on other hosts know that this process lives, as long as it has runs that go on."""
@@ -367,52 +247,25 @@ class Writer:
             return
         self._hold_at = now + backend.renew_seconds
         with self._changed:
-            runs = self._open_runs()
+            runs = self._backlog.open_runs
         try:
             backend.hold(runs)
         except Exception:  # it is tried again, and what is committed says it too
             logger.debug("the leases of %d runs could not be renewed", len(runs), exc_info=True)
 
-    def _rest(self) -> None:
-        """Hold no file while there is nothing to keep: a store that is used no more leaves nothing behind."""
-        if not (self._queue or self._open_spans or self._closed):
-            for journal in self._all_journals():
-                journal.close(remove=True)
-            self._journal = None
-            self._full_journals.clear()
-            self._journals_left = list(self._journals)
-
-    def _commit(self, batch: Sequence[_Entry]) -> list[str | None]:
+    def _commit(self, batch: Sequence[Entry]) -> list[str | None]:
         """Write a group, and give the runs of those records that can never be written."""
         backend = self._backend
         if backend is None or (self._open_backend is not None and not backend.is_current()):
             backend = self._backend = self._reopened(backend)
         if self._is_replaced:
             self._write_again(backend)
-        records, lost = self._read(_without_starts_that_ended(batch))
+        records, lost = read(batch)
         refused = write_or_isolate(backend, records)
-        if refused and self._journals:
-            quarantine(self._journals[0] if self._journal is None else self._journal.directory, refused)
-        return lost + [_run_of(record) for record in refused]
-
-    def _read(self, batch: Sequence[_Entry]) -> tuple[list[AnyRecord], list[str | None]]:
-        records: list[AnyRecord] = []
-        lost: list[str | None] = []
-        for entry in batch:
-            try:
-                records.append(self._record_of(entry))
-            except (OSError, ValueError, KeyError):
-                logger.exception("a record that waited in the journal cannot be read back")
-                lost.append(entry.run_id)
-        return records, lost
-
-    def _record_of(self, entry: _Entry) -> AnyRecord:
-        if entry.record is not None:
-            return entry.record
-        record = None if entry.journal is None else decode_record(entry.journal.read(entry.position))
-        if record is None or isinstance(record, OpenSpan):
-            raise ValueError("the journal gave another record than was asked for")
-        return record
+        directory = self._backlog.quarantine_directory
+        if refused and directory is not None:
+            quarantine(directory, refused)
+        return lost + [run_of(record) for record in refused]
 
     def _reopened(self, old: StorageBackend | None) -> StorageBackend:
         if self._open_backend is None:
@@ -421,8 +274,7 @@ class Writer:
             logger.warning("the store %s was deleted or replaced; it is opened anew", old.location)
             self._backend = None
             self._is_replaced = True
-            for journal in self._all_journals():
-                journal.unforget()  # should this process die before it can write again
+            self._backlog.unforget()  # should this process die before it can write again
             old.close()
         opened = self._open_backend()
         try:
@@ -434,51 +286,30 @@ class Writer:
     def _write_again(self, backend: StorageBackend) -> None:
         """Write what the store that went had of runs that still go on, as far as the journal has it."""
         with self._changed:
-            run_ids, trace_ids = set(self._waiting_of_run), {span.trace_id for span in self._open_spans.values()}
-            payloads = chain.from_iterable(journal.records() for journal in self._all_journals())
-        decoded = map(decode_record, payloads)
-        records = (
-            record
-            for record in decoded
-            if not isinstance(record, OpenSpan | DeliveryRecord)
-            and (record.run_id in run_ids or record.trace_id in trace_ids)
-        )
+            records = self._backlog.of_runs_that_go_on()
         while batch := list(islice(records, BATCH_RECORDS)):
             write_or_isolate(backend, batch)  # what is refused was so before, and is counted
         self._is_replaced = False
 
-    def _committed(self, batch: Sequence[_Entry], lost: Sequence[str | None]) -> None:
+    def _committed(self, batch: Sequence[Entry], lost: Sequence[str | None]) -> None:
         with self._changed:
-            for entry in batch:
-                self._queue.popleft()
-                self._done_with(entry)
-            self._lost(lost)
+            for run_id in self._backlog.take_out(batch):
+                _tell(self._watchers.pop(run_id, ()))
+            self._backlog.lose(lost)
             was_away = self._away
             self._away = self._late = False
             self._hurry = bool(self._watchers)  # those that began to wait meanwhile, for what this group did not hold
-            with contextlib.suppress(OSError):  # a part that stays is taken up later, and changes nothing
-                self._forget(batch)
             self._changed.notify_all()
         if was_away:
             logger.info("the trace store is back")
 
-    def _forget(self, batch: Sequence[_Entry]) -> None:
-        """Remove the parts of journals that a commit has made superfluous: records are committed in their order."""
-        last = batch[-1]
-        if last.journal is None:
-            return
-        last.journal.forget(last.position)
-        while self._full_journals and self._full_journals[0] is not last.journal:
-            # What is still running has been noted in the journal after it.
-            self._full_journals.pop(0).close(remove=True)
-
     def _went_away(self, error: BaseException) -> None:
         with self._changed:
             was_away, self._away = self._away, True
-            journal = self._journal
+            directory = self._backlog.directory
         if not was_away:
             # Not with the lock held: a handler of the host's may itself wait for somebody who writes a span.
-            where = "memory" if journal is None else f"{journal.directory} until it is within reach again"
+            where = "memory" if directory is None else f"{directory} until it is within reach again"
             logger.warning("the trace store is away; runs go on and their records wait in %s: %s", where, error)
         with self._changed:
             for run_id in list(self._watchers):
@@ -486,18 +317,18 @@ class Writer:
             self._changed.notify_all()
 
     def _say_that_there_is_no_journal(self) -> None:
-        if self._no_journal is not None:
-            logger.warning("there is no journal, so each record waits for its commit: %s", self._no_journal)
-            self._no_journal = None
+        if self._backlog.no_journal is not None:
+            logger.warning("there is no journal, so each record waits for its commit: %s", self._backlog.no_journal)
+            self._backlog.no_journal = None
 
     def _say_what_is_left(self, left: int) -> None:
-        if self._journal is not None:
+        if self._backlog.directory is not None:
             # One warning is enough: where the store is away, where the records wait has been said.
             logger.log(
                 logging.INFO if self._away else logging.WARNING,
                 "%d records are not in the store yet; they are kept in %s and taken up when the store is opened next",
                 left,
-                self._journal.directory,
+                self._backlog.directory,
             )
         else:
             logger.warning("%d records are lost: the store was away until the end, and there was no journal", left)
@@ -507,24 +338,10 @@ class Writer:
         self._begin()
 
 
-def _run_of(record: AnyRecord) -> str | None:
-    return None if isinstance(record, DeliveryRecord) else record.run_id
-
-
-def _key_of(record: AnyRecord) -> str:
-    return f"{record.run_id} {record.destination}" if isinstance(record, DeliveryRecord) else record.span_id
-
-
 def _tell(calls: Sequence[Callable[[], None]]) -> None:
     for call in calls:
         with contextlib.suppress(RuntimeError):  # its event loop has closed meanwhile
             call()
-
-
-def _without_starts_that_ended(batch: Sequence[_Entry]) -> list[_Entry]:
-    """Leave out starts whose end is in the same group: the end says everything."""
-    last = {entry.key: index for index, entry in enumerate(batch)}
-    return [entry for index, entry in enumerate(batch) if last[entry.key] == index]
 
 
 def _commit_for_ever(writer_ref: weakref.ref[Writer]) -> None:
