@@ -137,7 +137,8 @@ def test_a_short_program_has_told_all_when_it_ends(protocol: Protocol) -> None:
 def test_a_forked_child_tells_only_of_its_own_runs() -> None:
     """What its parent had summed up is the parent's to tell, or it would count twice."""
     text = """
-        import os, time
+        import os, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks is the point
         run(); run()
         child = os.fork()
         if child == 0:
