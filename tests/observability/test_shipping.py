@@ -319,7 +319,7 @@ if child:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nothing forks here")
-def test_a_worker_of_multiprocessing_loses_nothing_at_its_end(receiver: OtlpReceiver, tmp_path: Path) -> None:
+def test_a_worker_of_multiprocessing_loses_nothing_at_its_end(tmp_path: Path) -> None:
     """It ends without the interpreter's exit handlers."""
     body = """
 import multiprocessing
@@ -328,8 +328,9 @@ child.start()
 child.join()
 assert child.exitcode == 0
 """
-    program(body, receiver, tmp_path / "w.db")
-    assert len(receiver.spans) == 3
+    with otlp_receiver("http/protobuf") as receiver:
+        program(body, receiver, tmp_path / "w.db")
+        assert len(receiver.spans) == 3
 
 
 def test_nothing_of_shipping_is_loaded_where_nothing_is_shipped(tmp_path: Path) -> None:
