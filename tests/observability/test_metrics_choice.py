@@ -192,18 +192,19 @@ def test_any_installed_exporter_may_be_named(tmp_path: Path) -> None:
     package(
         tmp_path,
         """
+        import sys
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExporter, MetricExportResult
         class Pushed(MetricExporter):
             def export(self, metrics_data, timeout_millis=10_000, **more):
                 for scope in metrics_data.resource_metrics[0].scope_metrics:
-                    print("pushed", sorted(metric.name for metric in scope.metrics))
+                    sys.stdout.write(f"pushed {sorted(metric.name for metric in scope.metrics)}\\n")
                 return MetricExportResult.SUCCESS
             def force_flush(self, timeout_millis=10_000): return True
             def shutdown(self, timeout_millis=30_000, **more): pass
         class Fetched(InMemoryMetricReader):
             made = []
-            def __init__(self):
-                super().__init__()
+            def _set_collect_callback(self, func):
+                super()._set_collect_callback(func)
                 self.made.append(self)
         """,
     )
