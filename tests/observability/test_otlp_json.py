@@ -58,7 +58,7 @@ def stored_run() -> StoredRun:
     event = '[{"name":"exception","time_unix_nano":1760000000000000000,"attributes":{"exception.type":"ValueError"}}]'
     node = node_record(status="failed", status_code="ERROR", status_message="no", events_json=event, **used)
     link = f'[{{"trace_id":"{"12" * 16}","span_id":"{"34" * 8}","attributes":{{"why":[1,2]}},"flags":513}}]'
-    attributes = {"gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": 10, "list": [1.5, None], "big": 2**62}
+    attributes = {"gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": 10, "list": [1.5, 2.0], "big": 2**62}
     span = span_record(links_json=link, attributes_json=json.dumps(attributes), parent_span_id=node.span_id)
     return StoredRun(run, [node], [span])
 
