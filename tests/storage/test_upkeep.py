@@ -119,7 +119,7 @@ def test_journals_of_the_dead_and_of_the_living_are_told_apart(tmp_path: Path) -
 def test_a_sound_store_has_no_problem(target: str, store: StorageBackend) -> None:
     write_run(store, 1)
     found = verdicts(target)
-    assert list(found) == ["opens", "schema", "integrity", "totals", "version", "journals", "quarantine"]
+    assert list(found) == ["opens", "schema", "integrity", "totals", "costs", "version", "journals", "quarantine"]
     assert "problem" not in found.values()
 
 

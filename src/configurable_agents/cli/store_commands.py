@@ -130,18 +130,23 @@ def rebuild(
     """Compute the runs' totals anew from their node executions, and give free space back."""
     from configurable_agents.storage.space import size_of
     from configurable_agents.storage.upkeep import rebuild as rebuild_store
-    from configurable_agents.storage.upkeep import sql_store
+    from configurable_agents.storage.upkeep import rebuild_usage, sql_store
 
     screen = screen_of(context)
     with _opened(store, read_only=False) as backend:
         before = size_of(sql_store(backend))
+        costs = rebuild_usage(backend)
         changed = rebuild_store(backend)
         after = size_of(sql_store(backend))
     if as_json:
-        screen.write_json({"runs_changed": changed, "bytes_before": before, "bytes_after": after})
+        screen.write_json(
+            {"runs_changed": changed, "costs_changed": costs, "bytes_before": before, "bytes_after": after}
+        )
     else:
         runs = figures.count(changed, "run")
-        screen.write(f"{runs} had other totals than their node executions; {size(before)}, then {size(after)}")
+        screen.write(f"{runs} had other totals than their node executions")
+        screen.write(f"{figures.count(costs, 'model and day', 'models and days')} had other figures than their calls")
+        screen.write(f"{size(before)}, then {size(after)}")
     return 0
 
 

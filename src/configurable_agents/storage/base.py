@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NewType, TypeVar
@@ -253,6 +254,38 @@ def sparse(kind: type[_Kind], values: dict[str, Any]) -> _Kind:
     return record
 
 
+class ModelUsage(NamedTuple):
+    """What the calls of one model used and cost on one day."""
+
+    day: date
+    """On which the calls began, in UTC."""
+    provider: str | None
+    model: str | None
+    """The model that answered, else the one that was asked for; None where nobody said, as with `provider`."""
+    model_calls: int
+    failed_calls: int
+    input_tokens: int
+    """Includes cached tokens."""
+    output_tokens: int
+    """Includes reasoning tokens."""
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    priced_cost_usd: float
+    """The part of the cost that is known."""
+    unpriced_calls: int
+
+    @property
+    def cost_usd(self) -> float | None:
+        """The whole cost; None if the price of any call is unknown."""
+        return None if self.unpriced_calls else self.priced_cost_usd
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+
 class SpanKey(NamedTuple):
     """What a span is known by."""
 
@@ -323,6 +356,17 @@ class AbstractWorkflowRunRepository(ABC):
     @abstractmethod
     def list_deliveries(self, run_id: str) -> list[DeliveryRecord]:
         """List where a run has been delivered to, by destination; `run_id` is a whole id."""
+
+    @abstractmethod
+    def usage_by_model(self, *, since: date | None = None, until: date | None = None) -> list[ModelUsage]:
+        """Say what each model was used for and cost on each day, the newest day first.
+
+        It counts the model calls that the store holds, of runs that still go on and of other programs too.
+
+        Args:
+            since: The first day, in UTC; None for the first that there is.
+            until: The last day, itself included.
+        """
 
     @abstractmethod
     def delete(self, run_id: str) -> None:

@@ -11,6 +11,7 @@ from typing import Final, Literal
 import sqlalchemy as sa
 
 from configurable_agents.errors import StorageError
+from configurable_agents.storage import usage
 from configurable_agents.storage.factory import create_storage_backend, locate
 from configurable_agents.storage.models import SCHEMA_REVISION
 from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
@@ -58,7 +59,7 @@ def examine(target: Target, environ: Mapping[str, str]) -> list[Check]:
 
 
 def _database(store: SqlAlchemyStorageBackend) -> Iterator[Check]:
-    for check in (_schema, _integrity, _totals, _version):
+    for check in (_schema, _integrity, _totals, _costs, _version):
         try:
             yield store.database.run(check)
         except StorageError as error:
@@ -98,6 +99,15 @@ def _totals(connection: sa.Connection) -> Check:
         )
         return Check("totals", "problem", f"{detail}. Remedy: `store rebuild`")
     return Check("totals", "ok", f"the totals of {len(figures)} runs are the sums of their node executions")
+
+
+def _costs(connection: sa.Connection) -> Check:
+    wrong = usage.compare(connection)
+    if not wrong:
+        return Check("costs", "ok", "tokens and cost by model and day are the sums of the model calls")
+    days = sorted({usage.day_of(key).isoformat() for key in wrong})
+    detail = f"{len(wrong)} figures by model and day are not the sums of their model calls ({_some(days)})"
+    return Check("costs", "problem", f"{detail}. Remedy: `store rebuild`")
 
 
 def _version(connection: sa.Connection) -> Check:

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-SCHEMA_REVISION: Final = "0003"
+SCHEMA_REVISION: Final = "0004"
 """The Alembic revision that this module describes; a test compares it with the migrations' head."""
-OLDER_REVISIONS: Final = frozenset({"", "0001", "0002"})
+OLDER_REVISIONS: Final = frozenset({"", "0001", "0002", "0003"})
 """Those that are upgraded; any other was written by a newer version. (Empty: all migrations were taken back.)"""
 VERSION_TABLE: Final = "configurable_agents_version"
 """Alembic's table under a name of our own, so that a store can live in the database of a program that uses Alembic too."""
@@ -162,19 +162,27 @@ spans = sa.Table(
     *_span_columns(),
     _optional("resource_json", sa.Text),
     sa.Index("ix_spans_run_id", "run_id", "start_time_unix_nano"),
-    # Cost by model and day is answered from this index alone; tool calls and foreign spans are not in it.
-    sa.Index(
-        "ix_spans_model_calls",
-        "start_time_unix_nano",
-        "model",
-        "provider",
-        "input_tokens",
-        "output_tokens",
-        "cost_usd",
-        "operation",  # SQLite looks at it again, although the condition below says it
-        sqlite_where=sa.text("operation = 'chat'"),
-        postgresql_where=sa.text("operation = 'chat'"),
+)
+
+model_usage = sa.Table(
+    "model_usage",
+    metadata,
+    # Days since 1970-01-01, UTC; a call counts for the day on which it began.
+    _required("unix_day", sa.BigInteger),
+    # The empty text where it is unknown: a key has no NULL.
+    _required("provider", _Id),
+    _required("model", _Id),
+    *(
+        _required(name, sa.BigInteger)
+        for name in (
+            *("model_calls", "failed_calls", "input_tokens", "output_tokens"),
+            *("cache_read_tokens", "cache_write_tokens", "reasoning_tokens"),
+            # Whole billionths of a dollar: fractions would not come back to zero when calls are deleted.
+            "priced_nano_usd",
+            "unpriced_calls",
+        )
     ),
+    sa.PrimaryKeyConstraint("unix_day", "provider", "model"),
 )
 
 run_leases = sa.Table(

@@ -16,6 +16,7 @@ from configurable_agents.storage.models import execution_states, run_deliveries,
 from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
 from configurable_agents.storage.space import give_back, size_of, used_bytes_of
 from configurable_agents.storage.upkeep import sql_store
+from configurable_agents.storage.usage import delete_spans
 
 _BATCH_RUNS: Final = 100
 """Runs deleted in one transaction: those who write have their turn in between."""
@@ -156,8 +157,10 @@ def _batches(run_ids: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _delete_batch(connection: sa.Connection, run_ids: Sequence[str]) -> None:
-    for table in _TABLES:
+    for table in (workflow_runs, execution_states):
         connection.execute(table.delete().where(table.c.run_id.in_(run_ids)))
+    delete_spans(connection, spans.c.run_id.in_(run_ids))
+    connection.execute(run_deliveries.delete().where(run_deliveries.c.run_id.in_(run_ids)))
 
 
 def _delete_rest(connection: sa.Connection, cutoff: int | None) -> None:
@@ -171,9 +174,11 @@ def _delete_rest(connection: sa.Connection, cutoff: int | None) -> None:
     marked = sa.exists().where(workflow_runs.c.run_id == run_deliveries.c.run_id)
     connection.execute(run_deliveries.delete().where(~marked))
     if cutoff is not None:
-        for table in (execution_states, spans):
-            owned = sa.exists().where(workflow_runs.c.run_id == table.c.run_id)
-            connection.execute(table.delete().where(table.c.start_time_unix_nano < cutoff, ~owned))
+        node, span, run_id = execution_states.c, spans.c, workflow_runs.c.run_id
+        alone = ~sa.exists().where(run_id == node.run_id)
+        connection.execute(execution_states.delete().where(node.start_time_unix_nano < cutoff, alone))
+        alone = ~sa.exists().where(run_id == span.run_id)
+        delete_spans(connection, sa.and_(span.start_time_unix_nano < cutoff, alone))
 
 
 def _give_back(store: SqlAlchemyStorageBackend, gone: Sequence[_Run]) -> None:

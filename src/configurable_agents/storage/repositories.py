@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -13,13 +14,14 @@ import sqlalchemy as sa
 
 from configurable_agents.errors import RunNotFoundError, StorageError
 from configurable_agents.semconv import Status
-from configurable_agents.storage import deliveries, leases, statements
+from configurable_agents.storage import deliveries, leases, statements, usage
 from configurable_agents.storage.base import (
     AbstractExecutionStateRepository,
     AbstractWorkflowRunRepository,
     AnyRecord,
     DeliveryRecord,
     ExecutionStateRecord,
+    ModelUsage,
     Record,
     SpanKey,
     SpanRecord,
@@ -112,6 +114,11 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
         """List where a run has been delivered to, by destination."""
         return self._database.run(lambda connection: deliveries.of_run(connection, statements.storable(run_id)))
 
+    def usage_by_model(self, *, since: date | None = None, until: date | None = None) -> list[ModelUsage]:
+        """Say what each model was used for and cost on each day, the newest day first (see the base class)."""
+        self._take_up()
+        return self._database.run(lambda connection: usage.read(connection, since=since, until=until))
+
     def delete(self, run_id: str) -> None:
         """Delete a run with its node executions, spans and marks, and its workflow text if no other run has it."""
         self._database.run(lambda connection: _delete(connection, statements.storable(run_id)), write=True)
@@ -130,8 +137,14 @@ class SqlAlchemyExecutionStateRepository(AbstractExecutionStateRepository):
 
     def upsert_spans(self, records: Sequence[SpanRecord]) -> None:
         """Write other spans in one transaction; the same span again changes nothing."""
+
+        def work(connection: sa.Connection) -> None:
+            tally = usage.Tally()
+            statements.insert_spans(connection, records, tally)
+            tally.write(connection)
+
         if records:
-            self._database.run(lambda connection: statements.insert_spans(connection, records), write=True)
+            self._database.run(work, write=True)
 
     def get_state_history(self, run_id: str) -> list[ExecutionStateRecord]:
         """List a run's node executions in the order of `seq`."""
@@ -209,7 +222,10 @@ class SqlAlchemyStorageBackend(StorageBackend):
         """Write records of another store in one transaction (see the base class)."""
 
         def work(connection: sa.Connection) -> int:
-            return sum(_take_in(connection, batch) for batch in batches)
+            tally = usage.Tally()
+            written = sum(_take_in(connection, batch, tally) for batch in batches)
+            tally.write(connection)
+            return written
 
         return self._database.run(work, write=True)
 
@@ -275,7 +291,7 @@ def identity_of(file: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _take_in(connection: sa.Connection, records: Sequence[Record]) -> int:
+def _take_in(connection: sa.Connection, records: Sequence[Record], tally: usage.Tally) -> int:
     runs, states, others, _ = by_kind(records)
     hashed = [_with_hash(run) for run in runs]
     # A text is nobody's but its hash's, which the file's reader has compared.
@@ -283,7 +299,7 @@ def _take_in(connection: sa.Connection, records: Sequence[Record]) -> int:
         connection,
         {run.config_sha256: run.config_text for run in hashed if run.config_sha256 and run.config_text is not None},
     )
-    written = statements.insert_spans(connection, others)
+    written = statements.insert_spans(connection, others, tally)
     # What did not end there may well go on here, so such a record gives way to whatever is here.
     for ends in (True, False):
         where: statements.Where = "earlier" if ends else "absent"
@@ -387,7 +403,9 @@ def _delete(connection: sa.Connection, run_id: str) -> None:
     hashes = list(connection.execute(sa.select(runs.c.config_sha256).where(runs.c.run_id == run_id)).scalars())
     if not hashes:
         raise RunNotFoundError(run_id)
-    for table in (runs, execution_states, spans, run_deliveries):
+    for table in (runs, execution_states):
         connection.execute(table.delete().where(table.c.run_id == run_id))
+    usage.delete_spans(connection, spans.c.run_id == run_id)
+    connection.execute(run_deliveries.delete().where(run_deliveries.c.run_id == run_id))
     in_use = sa.exists().where(runs.c.config_sha256 == workflow_configs.c.sha256)
     connection.execute(workflow_configs.delete().where(workflow_configs.c.sha256.in_(hashes), ~in_use))

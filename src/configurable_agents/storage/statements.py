@@ -16,6 +16,8 @@ from typing import Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
 
+from configurable_agents.semconv import Operation
+from configurable_agents.storage import usage
 from configurable_agents.storage.base import ExecutionStateRecord, SpanRecord, WorkflowRunRecord, status_rank
 from configurable_agents.storage.models import execution_states, spans, workflow_configs, workflow_runs
 
@@ -46,10 +48,33 @@ def upsert_states(
     return _insert(connection, execution_states, [_STATE_ROW(record) for record in _merged(records)], where)
 
 
-def insert_spans(connection: sa.Connection, records: Sequence[SpanRecord]) -> int:
-    """Write spans that are not there yet; give how many that were."""
+def insert_spans(connection: sa.Connection, records: Sequence[SpanRecord], tally: usage.Tally) -> int:
+    """Write spans that are not there yet; give how many that were.
+
+    Args:
+        tally: Takes the model calls among them, to be written at the transaction's end.
+    """
     by_key = {(record.span_id, record.trace_id): record for record in records}
-    return _insert(connection, spans, [_SPAN_ROW(by_key[key]) for key in sorted(by_key)], "absent")
+    calls, others = list[Row](), list[Row]()
+    for key in sorted(by_key):
+        record = by_key[key]
+        (calls if record.operation == Operation.CHAT else others).append(_SPAN_ROW(record))
+    return _insert(connection, spans, others, "absent") + _insert_calls(connection, calls, tally)
+
+
+def _insert_calls(connection: sa.Connection, rows: Sequence[Row], tally: usage.Tally) -> int:
+    if not rows:
+        return 0
+    if connection.dialect.name == "sqlite":
+        last = connection.exec_driver_sql(usage.LAST_ROW).scalar_one()
+        written = _insert(connection, spans, rows, "absent")
+        # Not RETURNING, which gives the interpreter's lock away for each row.
+        return tally.count(connection.exec_driver_sql(usage.SUMS_AFTER_ROW, (last,))) if written else 0
+    written = 0
+    for chunk in _chunks(rows):
+        values = tuple(chain.from_iterable(chunk))
+        written += tally.count(_execute(connection, _counting_insert_text(len(chunk)), values))
+    return written
 
 
 def storable(value: Any) -> Any:
@@ -93,19 +118,19 @@ def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], whe
     written = 0
     for chunk in _chunks(rows):
         text = _insert_text(table, len(chunk), placeholder, where)
-        written += _execute(connection, text, tuple(chain.from_iterable(chunk)))
+        written += _execute(connection, text, tuple(chain.from_iterable(chunk))).rowcount
     return written
 
 
-def _execute(connection: sa.Connection, text: str, values: Row) -> int:
+def _execute(connection: sa.Connection, text: str, values: Row) -> sa.CursorResult[Any]:
     try:
-        return connection.exec_driver_sql(text, values).rowcount
+        return connection.exec_driver_sql(text, values)
     except (UnicodeEncodeError, sa.exc.DataError):
         # Drivers refuse such values before they send anything: the transaction is whole, and the usual case pays nothing.
         cleaned = tuple(storable(value) for value in values)
         if cleaned == values:
             raise
-        return connection.exec_driver_sql(text, cleaned).rowcount
+        return connection.exec_driver_sql(text, cleaned)
 
 
 def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
@@ -127,6 +152,13 @@ def _insert_text(table: sa.Table, rows: int, placeholder: str, where: Where) -> 
     values = ", ".join(f"{name} = excluded.{name}" for name in names if name not in table.primary_key.columns)
     sign = ">=" if where == "not later" else ">"
     return f"{text}UPDATE SET {values} WHERE {_rank('excluded')} {sign} {_rank(table.name)}"
+
+
+@lru_cache(maxsize=len(_CHUNK_SIZES))
+def _counting_insert_text(rows: int) -> str:
+    """Give the statement by which PostgreSQL inserts spans and adds up those that were not there."""
+    returned = ", ".join(usage.COUNTED_COLUMNS)
+    return f"WITH made AS ({_insert_text(spans, rows, '%s', 'absent')} RETURNING {returned}) {usage.sums_of('made')}"
 
 
 def _rank(row: str) -> str:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
+from configurable_agents.storage import usage
 from configurable_agents.storage.base import SpanKey, StorageBackend
 from configurable_agents.storage.locks import LockedError, lock_exclusively
 from configurable_agents.storage.models import execution_states, spans, workflow_runs
@@ -253,6 +254,18 @@ def rebuild(backend: StorageBackend) -> int:
     changed = store.database.run(work, write=True)
     give_back(store)
     return changed
+
+
+def rebuild_usage(backend: StorageBackend) -> int:
+    """Compute tokens and cost by model and day anew from the model calls.
+
+    Returns:
+        How many models and days had other figures before.
+
+    Raises:
+        StorageError: The database did not do it.
+    """
+    return sql_store(backend).database.run(usage.make_anew, write=True)
 
 
 # --- copies ---------------------------------------------------------------------------------------------------------------

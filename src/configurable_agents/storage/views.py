@@ -10,6 +10,11 @@ _STARTED_AT: Final = {
     "postgresql": "to_char(timestamp 'epoch' + start_time_unix_nano / 1000 * interval '1 microsecond',"
     """ 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')""",
 }
+_DAY: Final = {
+    "sqlite": "date(unix_day * 86400, 'unixepoch')",
+    "postgresql": "to_char(date '1970-01-01' + unix_day::integer, 'YYYY-MM-DD')",
+}
+_USD: Final = {"sqlite": "priced_nano_usd / 1e9", "postgresql": "priced_nano_usd / 1e9::double precision"}
 _OBJECT: Final = {"sqlite": "json_object", "postgresql": "json_build_object"}
 _OUTPUTS: Final = {
     # A text that is no JSON (nothing of ours writes one) must not make the whole view unreadable.
@@ -39,4 +44,11 @@ SELECT run_id, seq, node_id, status, {_STARTED_AT[dialect]} AS started_at, durat
         'input_tokens', input_tokens, 'output_tokens', output_tokens, 'total_tokens', input_tokens + output_tokens,
         'model', model, 'cost_usd', cost_usd, 'outputs', {_OUTPUTS[dialect]}, 'error', error_message) AS state_data
 FROM execution_states"""  # noqa: S608 - the parts are our own
-    return runs, nodes
+    costs = f"""\
+CREATE VIEW costs AS
+SELECT {_DAY[dialect]} AS day, nullif(provider, '') AS provider, nullif(model, '') AS model, model_calls, failed_calls,
+    input_tokens, output_tokens, input_tokens + output_tokens AS total_tokens,
+    CASE WHEN unpriced_calls = 0 THEN {_USD[dialect]} END AS cost_usd,
+    {_USD[dialect]} AS priced_cost_usd, unpriced_calls
+FROM model_usage"""  # noqa: S608 - the parts are our own
+    return runs, nodes, costs
