@@ -39,7 +39,8 @@ def to_record(span: ReadableSpan) -> Record:
     if kind is WorkflowRunRecord:  # with the version that ran it, which is not the one that may ship it later
         values["scope_json"] = _scope(span.instrumentation_scope)
     _complete(values)
-    values["attributes_json"] = _json(rest) if rest else "{}"
+    if rest:
+        values["attributes_json"] = _json(rest)
     record: Record = sparse(kind, values)
     return record
 
@@ -110,7 +111,7 @@ def _complete(values: dict[str, Any]) -> None:
     else:
         values.setdefault("workflow_name", "")
     if "status" not in values:
-        values["status"] = "running" if values["end_time_unix_nano"] is None else "interrupted"
+        values["status"] = "interrupted" if "end_time_unix_nano" in values else "running"
     if values.get("model_calls") and "cost_usd" not in values:
         values["cost_usd"] = None
     for field in _LISTS:
@@ -147,26 +148,38 @@ _CODE_NAMES: Final = {code: code.name for code in StatusCode}
 
 
 def _shared(span: ReadableSpan) -> dict[str, Any]:
-    """Give the fields that every record has."""
-    context, parent, scope, status = span.get_span_context(), span.parent, span.instrumentation_scope, span.status
+    """Give the fields that every record has, as far as they are not at their defaults."""
+    context, parent, status = span.get_span_context(), span.parent, span.status
     if context is None or span.start_time is None:
         raise ValueError(f"the span {span.name!r} has not been started")
-    return {
+    values: dict[str, Any] = {
         "trace_id": f"{context.trace_id:032x}",
         "span_id": f"{context.span_id:016x}",
-        "parent_span_id": f"{parent.span_id:016x}" if parent else None,
         "name": span.name,
-        "kind": _KIND_NAMES[span.kind],
         "start_time_unix_nano": span.start_time,
-        "end_time_unix_nano": span.end_time,
-        "status_code": _CODE_NAMES[status.status_code],
-        "status_message": status.description,
-        "events_json": _events(span.events),
-        "links_json": _links(span.links),
-        "scope_json": None if scope is None or scope.name == semconv.SCOPE_NAME else _scope(scope),
-        "trace_flags": context.trace_flags | (PARENT_IS_REMOTE if parent is not None and parent.is_remote else 0),
-        "trace_state": context.trace_state.to_header() if context.trace_state else None,
+        "trace_flags": int(context.trace_flags),
     }
+    if parent is not None:
+        values["parent_span_id"] = f"{parent.span_id:016x}"
+        if parent.is_remote:
+            values["trace_flags"] |= PARENT_IS_REMOTE
+    if span.end_time is not None:
+        values["end_time_unix_nano"] = span.end_time
+    if status.status_code is not StatusCode.UNSET:
+        values["status_code"] = _CODE_NAMES[status.status_code]
+        values["status_message"] = status.description
+    if span.kind is not SpanKind.INTERNAL:
+        values["kind"] = _KIND_NAMES[span.kind]
+    state, scope, events, links = context.trace_state, span.instrumentation_scope, span.events, span.links
+    if state:
+        values["trace_state"] = state.to_header()
+    if scope is not None and scope.name != semconv.SCOPE_NAME:
+        values["scope_json"] = _scope(scope)
+    if events:
+        values["events_json"] = _events(events)
+    if links:
+        values["links_json"] = _links(links)
+    return values
 
 
 def _scope(scope: InstrumentationScope | None) -> str | None:

@@ -122,7 +122,8 @@ class Backlog:
         for record, payload, position in zip(records, payloads, positions, strict=True):
             self._note_open(record)
             run_id, size = run_of(record), len(payload)
-            keep = self._bytes + size <= limit
+            # A node that starts mostly ends before its start is committed, and then nobody needs the record of it.
+            keep = self._bytes + size <= limit and (journal is None or not _is_start_of_node(record))
             if journal is None and not keep:
                 self.lose([run_id])
                 continue
@@ -251,6 +252,10 @@ def read(entries: Sequence[Entry]) -> tuple[list[AnyRecord], list[str | None]]:
             logger.exception("a record that waited in the journal cannot be read back")
             lost.append(entry.run_id)
     return records, lost
+
+
+def _is_start_of_node(record: AnyRecord) -> bool:
+    return type(record) is ExecutionStateRecord and record.status == Status.RUNNING
 
 
 def run_of(record: AnyRecord) -> str | None:
