@@ -85,6 +85,12 @@ def test_whatever_a_store_holds_comes_back_from_a_file_as_it_was(
     assert found == [as_taken_in(record) for record in (run, *nodes, *spans)]  # type: ignore[arg-type]
 
 
+def test_a_span_with_an_attribute_like_the_one_that_a_file_adds_comes_back_too() -> None:
+    stored = stored_run()
+    odd = replace(stored.spans[0], attributes_json=f'{{"{semconv.RECORD}":"theirs"}}')
+    assert back([request(whole(replace(stored, spans=[odd])))])[-1] == odd
+
+
 def test_one_run_is_one_document_and_many_lines_are_small() -> None:
     stored = stored_run()
     big = replace(stored, nodes=[node_record(seq, outputs={"x": "y" * 100_000}) for seq in range(1, 31)])

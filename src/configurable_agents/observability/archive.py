@@ -87,13 +87,15 @@ def lines(spans: Sequence[ReadableSpan]) -> Iterator[bytes]:
 def _with_rest(record: Record, span: ReadableSpan) -> ReadableSpan:
     """Add what a span does not tell of its record: of one that was made by hand, say."""
     told = _told(span)
-    if told == record:
+    if told == record and semconv.RECORD not in (span.attributes or {}):
         return span
     untold = {
         field.name: getattr(record, field.name)
         for field in fields(record)
         if type(told) is not type(record) or getattr(told, field.name) != getattr(record, field.name)
     }
+    # Should a span have such an attribute of its own, it stands in there as well.
+    untold["attributes_json"] = record.attributes_json
     kind = next(name for name, kind in _KINDS.items() if kind is type(record))
     rest = orjson.dumps({"kind": kind, "fields": untold}).decode()
     return changed(span, attributes={**(span.attributes or {}), semconv.RECORD: rest})
