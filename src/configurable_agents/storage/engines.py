@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -126,18 +126,22 @@ def create_file(path: Path) -> None:
 def use_write_ahead_log(engine: sa.Engine) -> None:
     """Let readers and one writer of a SQLite file work at once; remembered in the file."""
     with GATE.inside(), engine.connect() as connection, translated(str(engine.url)):
-        _execute(connection, "PRAGMA journal_mode = WAL")
+        on_driver(connection, "PRAGMA journal_mode = WAL")
 
 
 def _begin(connection: sa.Connection) -> None:
-    _execute(connection, connection.get_execution_options().get(BEGIN_OPTION, "BEGIN"))
+    on_driver(connection, connection.get_execution_options().get(BEGIN_OPTION, "BEGIN"))
 
 
-def _execute(connection: sa.Connection, statement: str) -> None:
-    # On the driver's own connection: through SQLAlchemy a BEGIN costs as much as the insert that follows.
+def on_driver(connection: sa.Connection, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+    """Execute a small statement of SQLite, and give its rows.
+
+    On the driver's own connection: through SQLAlchemy a BEGIN costs as much as the insert that follows.
+    """
     driver = connection.connection.dbapi_connection
     try:
-        driver.execute(statement)  # type: ignore[union-attr]  # it is a sqlite3.Connection
+        rows: list[Any] = driver.execute(statement, values).fetchall()  # type: ignore[union-attr]  # it is a sqlite3.Connection
+        return rows
     except sqlite3.Error as error:
         raise exc.OperationalError(statement, None, error) from error
 

@@ -183,6 +183,7 @@ model_usage = sa.Table(
         )
     ),
     sa.PrimaryKeyConstraint("unix_day", "provider", "model"),
+    sqlite_with_rowid=False,  # each commit with a model call writes one page of it, not two
 )
 
 run_leases = sa.Table(

@@ -66,10 +66,7 @@ def _insert_calls(connection: sa.Connection, rows: Sequence[Row], tally: usage.T
     if not rows:
         return 0
     if connection.dialect.name == "sqlite":
-        last = connection.exec_driver_sql(usage.LAST_ROW).scalar_one()
-        written = _insert(connection, spans, rows, "absent")
-        # Not RETURNING, which gives the interpreter's lock away for each row.
-        return tally.count(connection.exec_driver_sql(usage.SUMS_AFTER_ROW, (last,))) if written else 0
+        return usage.count_inserted(connection, lambda: _insert(connection, spans, rows, "absent"), tally)
     written = 0
     for chunk in _chunks(rows):
         values = tuple(chain.from_iterable(chunk))

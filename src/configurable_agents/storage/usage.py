@@ -8,7 +8,7 @@ compared with the spans, and made anew from them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from functools import lru_cache
 from itertools import chain
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from configurable_agents.semconv import Operation
 from configurable_agents.storage.base import ModelUsage
+from configurable_agents.storage.engines import on_driver
 from configurable_agents.storage.models import model_usage, spans
 
 Key = tuple[int, str, str]
@@ -76,9 +77,8 @@ def sums_of(source: str, *, where: str = _IS_CALL) -> str:
     return f"SELECT {sums} FROM {source} WHERE {where} GROUP BY 1, 2, 3"  # noqa: S608 - names are our own
 
 
-SUMS_AFTER_ROW: Final = sums_of(spans.name, where=f"rowid > ? AND {_IS_CALL}")
-"""Of SQLite: adds up what was inserted since a row. New rows are numbered upwards, and there is only one writer."""
-LAST_ROW: Final = f"SELECT coalesce(max(rowid), 0) FROM {spans.name}"  # noqa: S608
+_LAST_ROW: Final = f"SELECT coalesce(max(rowid), 0) FROM {spans.name}"  # noqa: S608 - names are our own
+_SUMS_AFTER_ROW: Final = sums_of(spans.name, where=f"rowid > ? AND {_IS_CALL}")
 
 
 class Tally:
@@ -104,15 +104,28 @@ class Tally:
         # In the order of keys, so that writers never deadlock.
         changes = [(key, counts) for key, counts in sorted(self._counts.items()) if any(counts)]
         self._counts.clear()
-        place = "?" if connection.dialect.name == "sqlite" else "%s"
         for start in range(0, len(changes), _ROWS_AT_ONCE):
             part = changes[start : start + _ROWS_AT_ONCE]
-            values = chain.from_iterable((*key, *counts) for key, counts in part)
-            connection.exec_driver_sql(_upsert_text(len(part), place), tuple(values))
+            values = tuple(chain.from_iterable((*key, *counts) for key, counts in part))
+            if connection.dialect.name == "sqlite":
+                on_driver(connection, _upsert_text(len(part), "?"), values)
+            else:
+                connection.exec_driver_sql(_upsert_text(len(part), "%s"), values)
         emptied = sorted({key[0] for key, counts in changes if counts[0] < 0})
         if emptied:
             usage = model_usage.c
             connection.execute(model_usage.delete().where(usage.unix_day.in_(emptied), usage.model_calls <= 0))
+
+
+def count_inserted(connection: sa.Connection, insert: Callable[[], int], tally: Tally) -> int:
+    """Insert spans into SQLite and count the model calls that were not there; gives what `insert` gives."""
+    # New rows are numbered upwards, and there is only one writer. Not RETURNING: it gives the interpreter's lock away
+    # for each row, and needs a newer SQLite.
+    ((last,),) = on_driver(connection, _LAST_ROW)
+    written = insert()
+    if written:
+        tally.count(on_driver(connection, _SUMS_AFTER_ROW, (last,)))
+    return written
 
 
 @lru_cache(maxsize=2 * _ROWS_AT_ONCE)
@@ -154,26 +167,22 @@ def _selected_sums(source: sa.FromClause) -> sa.Select[Any]:
 
 def read(connection: sa.Connection, *, since: date | None, until: date | None) -> list[ModelUsage]:
     """Give the rows of the days from `since` to `until`, both included, the newest day first."""
-    usage = model_usage.c
-    query = sa.select(*(usage[name] for name in _NAMES)).order_by(usage.unix_day.desc(), usage.provider, usage.model)
-    if since is not None:
-        query = query.where(usage.unix_day >= _unix_day(since))
-    if until is not None:
-        query = query.where(usage.unix_day <= _unix_day(until))
-    days: dict[int, date] = {}
-    found = []
-    for day, provider, model, calls, failed, into, out, read_, written, reasoned, nano, unpriced in connection.execute(
-        query
-    ).all():
-        if day not in days:
-            days[day] = date.fromordinal(_EPOCH + day)
-        found.append(
-            ModelUsage(
-                *(days[day], provider or None, model or None, calls, failed),
-                *(into, out, read_, written, reasoned, nano / 1e9, unpriced),
-            )
-        )
-    return found
+    first, last = _unix_day(since or date.min), _unix_day(until or date.max)
+    # Past SQLAlchemy's rows: a year of many models is ten thousand rows.
+    rows: Sequence[Any]
+    if connection.dialect.name == "sqlite":
+        rows = on_driver(connection, _READ.format("?"), (first, last))
+    else:
+        rows = connection.exec_driver_sql(_READ.format("%s"), (first, last)).cursor.fetchall()
+    days = {day: date.fromordinal(_EPOCH + day) for day in {row[0] for row in rows}}
+    return [ModelUsage._make((days[row[0]], *row[1:])) for row in rows]
+
+
+_READ: Final = (
+    f"SELECT unix_day, nullif(provider, ''), nullif(model, ''), {', '.join(list(_COUNTS)[:-2])},"  # noqa: S608 - names are our own
+    f" CAST(priced_nano_usd AS DOUBLE PRECISION) / 1e9, unpriced_calls FROM {model_usage.name}"
+    " WHERE unix_day BETWEEN {0} AND {0} ORDER BY unix_day DESC, provider, model"
+)
 
 
 def day_of(key: Key) -> date:

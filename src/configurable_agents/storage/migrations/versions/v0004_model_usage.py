@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("model", _ID, nullable=False),
         *(sa.Column(name, sa.BigInteger(), nullable=False) for name in _COUNTS),
         sa.PrimaryKeyConstraint("unix_day", "provider", "model"),
+        sqlite_with_rowid=False,
     )
     connection = op.get_bind()
     if connection.dialect.name == "postgresql":
