@@ -27,7 +27,7 @@ async def sleeping():
     return 1
 
 def blocking():
-    print("begun", flush=True)
+    print("begun\\n", end="", flush=True)  # in one piece: another thread says the same
     time.sleep(30)
     return 1
 
