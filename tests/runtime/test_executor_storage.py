@@ -128,10 +128,11 @@ def test_a_locked_store_changes_nothing_but_degraded_and_one_warning(
         started = time.perf_counter()
         result = run(doubling(), {"x": 2}, functions=DOUBLE, store=store)
         seconds = time.perf_counter() - started
+        eventually(lambda: caplog.records)  # the run does not wait until the database has said why
     assert (result.outputs, result.status, result.degraded) == ({"x": 4}, "completed", True)
     assert len(caplog.records) == 1, caplog.text
     assert "locked" in caplog.text
-    assert seconds < 0.25 + 0.2 + 0.3, "at most 250 ms at the start and 200 ms at the end, and some room"
+    assert seconds < 0.2 + 0.3, "at most 200 ms at the end, and some room"
 
 
 def test_records_arrive_when_a_locked_store_is_free_again(store: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,8 +40,6 @@ from configurable_agents.runtime.workflow import Workflow
 from configurable_agents.semconv import Operation, Status
 from configurable_agents.storage.base import RunId
 
-START_SECONDS = 0.25
-"""How long a run's start waits until its row is committed, so that whoever looks sees it running."""
 END_SECONDS = 0.2
 """How long a run's end waits for its last records, so that what was just run can be read."""
 
@@ -126,7 +125,7 @@ class _Run:
             otel_context.detach(token)
             executor.abandon()
             self._end(span, executor, end)
-        await self._committed(END_SECONDS)
+        await self._committed(END_SECONDS, exclusive=exclusive)
         if isinstance(outcome, RunError):
             # Not where it was caught: Python would put the carrier in place of the error's own context.
             self._raise(outcome)
@@ -135,7 +134,10 @@ class _Run:
     async def _drive(self, executor: NodeExecutor, *, exclusive: bool) -> Final:
         seconds = self._ready.timeout_seconds
         try:
-            await self._committed(START_SECONDS + (self._store.open_seconds if self._store else 0))
+            if self._store is not None and self._store.open_seconds:
+                # Only the first run of a process waits, until the store is open: later ones are seen when their rows
+                # come with the next group, some 20 ms on, and are durable in the journal before that.
+                await self._committed(self._store.open_seconds, exclusive=False)
             await self._telemetry.loaded()
             body = self._body(executor, exclusive=exclusive)
             if seconds is None:
@@ -197,9 +199,18 @@ class _Run:
         # The root span has no recorder above it; a recorder of its own context ends it by the same rules.
         Recorder(self._tracer, self._context, {}, self._mask).end(span, end)
 
-    async def _committed(self, seconds: float) -> None:
+    async def _committed(self, seconds: float, *, exclusive: bool) -> None:
         """Wait until the database has what the run has left so far: for a moment, and not for a store that is away."""
         if self._store is None:
+            return
+        if exclusive:
+            # Nobody else needs this thread: it waits itself, at half the price of being called back through the loop.
+            done = threading.Lock()
+            done.acquire()
+            if not self._store.exporter.when_committed(self._run_id, done.release) and not done.acquire(
+                timeout=seconds
+            ):
+                self._store.exporter.stop_waiting()
             return
         loop, committed = asyncio.get_running_loop(), asyncio.Event()
         if self._store.exporter.when_committed(self._run_id, lambda: _tell(loop, committed)):
