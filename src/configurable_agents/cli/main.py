@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from configurable_agents.cli.costs_command import costs
 from configurable_agents.cli.export_commands import export, import_
 from configurable_agents.cli.log import stop_logging
 from configurable_agents.cli.options import DebugOption, screen_of
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(validate)
 app.command()(schema)
+runs.command("costs")(costs)
 runs.command("export")(export)
 runs.command("import")(import_)
 app.add_typer(runs, name="runs")

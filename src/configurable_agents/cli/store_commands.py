@@ -127,7 +127,7 @@ def prune(
 def rebuild(
     context: typer.Context, store: StoreOption = None, as_json: JsonOption = False, debug: DebugOption = False
 ) -> int:
-    """Compute the runs' totals anew from their node executions, and give free space back."""
+    """Compute totals of runs, and costs by model and day, anew from their parts, and give free space back."""
     from configurable_agents.storage.space import size_of
     from configurable_agents.storage.upkeep import rebuild as rebuild_store
     from configurable_agents.storage.upkeep import rebuild_usage, sql_store
