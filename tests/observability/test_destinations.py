@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from _workflows import make
 from configurable_agents import ConfigError, InputError, Workflow, run_workflow
 from configurable_agents.config.schema import OtlpConfig
 from configurable_agents.observability.destinations import Destination, destinations
+from configurable_agents.observability.shipping import SHIPPERS
 
 SECRET = "tok-4711-tok-4711"
 
@@ -142,12 +144,22 @@ def test_what_leaves_the_machine_unencrypted_is_known(endpoint: str, exposed: bo
     assert Destination(endpoint=endpoint).is_exposed is exposed
 
 
-def test_unencrypted_shipping_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """`.invalid` never resolves (RFC 6761), so nothing leaves here."""
+def test_unencrypted_shipping_is_warned_of_once_and_no_warning_shows_a_secret(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`.invalid` never resolves (RFC 6761), so nothing leaves here; errors of HTTP libraries quote the whole URL."""
     for _ in range(2):
-        run_workflow(HELLO, store=tmp_path / "w.db", otlp="http://user:pass-4711@collector.invalid:4318")
-    said = [record.getMessage() for record in caplog.records if "encryption" in record.getMessage()]
-    assert said == ["spans go to http://collector.invalid:4318 without encryption; https:// has it"]
+        run_workflow(
+            HELLO, store=tmp_path / "w.db", otlp="http://user:pass-4711@collector.invalid:4318/otel?key=key-4711"
+        )
+    SHIPPERS.begin_to_end()
+    SHIPPERS.end(time.monotonic() + 5)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "spans go to http://collector.invalid:4318 without encryption; https:// has it"
+    assert said[1].startswith("6 spans were not delivered to http://collector.invalid:4318: ")
+    assert "`configurable-agents runs export --pending --otlp http://collector.invalid:4318/otel` ships" in said[1]
+    assert len(said) == 2
+    assert "4711" not in "".join(said)
 
 
 # --- headers -------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from configurable_agents.errors import ConfigError, InputError, Problem
 from configurable_agents.observability.loading import LOADING
@@ -71,10 +71,11 @@ class Destination:
 
     @property
     def secrets(self) -> frozenset[str]:
-        """What must not be seen: the headers' values, also without a scheme as `Bearer`, and the URL's password."""
+        """What must not be seen: the headers' values, also without a scheme as `Bearer`, the URL's password and query."""
         values = {value for _, text in self.headers for value in (text, text.rpartition(" ")[2])}
-        password = urlsplit(self.endpoint).password if self.endpoint else None
-        return frozenset(value for value in (*values, unquote(password or "")) if value)
+        parts = urlsplit(self.endpoint or "")
+        values |= {parts.password or "", unquote(parts.password or ""), *(value for _, value in parse_qsl(parts.query))}
+        return frozenset(value for value in values if value)
 
     @property
     def is_exposed(self) -> bool:

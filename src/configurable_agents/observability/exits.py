@@ -19,6 +19,9 @@ EXIT_SECONDS: Final = 0.3
 """How long a process's end waits for far places; with the interpreter's own end, a fifth, it is half a second."""
 
 
+_LONGEST_SECONDS: Final = 3600.0
+
+
 class Sender(Protocol):
     """What sends to far away, on threads of its own."""
 
@@ -35,7 +38,7 @@ def exit_seconds(environ: Mapping[str, str]) -> float:
     try:
         seconds = float(text) if text.strip() else EXIT_SECONDS
         if seconds >= 0:
-            return seconds
+            return min(seconds, _LONGEST_SECONDS)
     except ValueError:
         pass
     logger.warning("%s=%r is no number of seconds; %g s it is", EXIT_VARIABLE, text, EXIT_SECONDS)

@@ -199,8 +199,14 @@ class Shipper:
             self._give_up(error)
             return
         self._loaded()
-        while batch := self._next_batch():
-            self._send(exporter, batch)
+        try:
+            while batch := self._next_batch():
+                self._send(exporter, batch)
+        except Exception:  # a fault of ours: the next span begins a thread anew
+            logger.exception("could not ship spans to %s", self.destination.name)
+            with self._changed:
+                self._thread = None
+                self._changed.notify_all()
         with exporter_log(self._note), contextlib.suppress(Exception):  # nobody is left to be told
             exporter.shutdown()
 
@@ -219,7 +225,7 @@ class Shipper:
                 self._lose(span, delivery)
             self._queue.clear()
             self._bytes = 0
-            self._reason = reason_of(f"{type(error).__name__}: {error}")
+            self._reason = self._masked(reason_of(f"{type(error).__name__}: {error}"))
             self._changed.notify_all()
         self._loaded()
         self._tell_of_trouble(self._reason)
@@ -307,6 +313,7 @@ class Shipper:
     def _note(self, text: str) -> None:
         """Take what the exporter would log: a try that failed. It goes on trying, which may take a minute."""
         now = time.monotonic()
+        text = self._masked(text)
         with self._changed:
             self._reason, self._is_retrying = text, True
             self._trouble_since = self._trouble_since or now
@@ -314,6 +321,12 @@ class Shipper:
             self._changed.notify_all()
         if is_lasting:
             self._tell_of_trouble(text)
+
+    def _masked(self, text: str) -> str:
+        """Hide what stands in the endpoint's URL or its headers: errors quote them."""
+        for secret in self.destination.secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def _tell_of_trouble(self, reason: str) -> None:
         """Warn, once until the destination takes spans again; at the end of the process the count is warning enough."""
@@ -343,6 +356,10 @@ class Shipper:
 def export_command(destination: Destination) -> str:
     """Give the command that ships from the store what did not reach a destination."""
     parts = urlsplit(destination.endpoint or "")
-    endpoint = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().removesuffix("/v1/traces")
+    endpoint = (
+        parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+        .geturl()
+        .removesuffix("/v1/traces")
+    )
     protocol = " --protocol grpc" if destination.protocol == "grpc" and parts.port != 4317 else ""
     return f"configurable-agents runs export --pending --otlp {shlex.quote(endpoint)}{protocol}"
