@@ -304,8 +304,11 @@ class OtlpConfig(ConfigModel):
     """Where spans are shipped."""
 
     endpoint: str
+    """A URL, as `http://localhost:4318`."""
     protocol: Literal["grpc", "http/protobuf"] | None = None
+    """Without one port 4317 means gRPC, and any other HTTP."""
     headers_env: str | None = None
+    """Name of an environment variable that holds `key=value,key2=value2`."""
 
 
 class LoggingConfig(ConfigModel):
