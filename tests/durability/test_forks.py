@@ -46,3 +46,35 @@ def test_a_child_can_use_the_store_whatever_the_parents_threads_did_at_the_fork(
     """SQLite has locks of its own: one that a thread holds at the fork would stay locked in the child for ever."""
     code, out, err = run_program(FORK_WHILE_WRITING, tmp_path / "runs.db")
     assert (code, out) == (0, "40\n"), err
+
+
+FORK_WHILE_CHECKERS_ARE_MADE = """
+import os, signal, threading, warnings
+from configurable_agents.config.types import parse_type
+
+warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks is the point
+parse_type("int").validate(1)
+
+def make():
+    for number in range(60):
+        names = [f"f{n}" for n in range(number % 30 + 1)]
+        kind = parse_type("object", schema=dict.fromkeys(names, "list[dict[str, int]]"))
+        kind.validate(dict.fromkeys(names, []))
+
+thread = threading.Thread(target=make)
+thread.start()
+codes = set()
+while thread.is_alive():
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        parse_type("object", schema={"a": "int"}).validate({"a": 1})
+        os._exit(0)
+    codes.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(codes)
+"""
+
+
+def test_a_child_can_check_values_whatever_the_parents_threads_did_at_the_fork(tmp_path: Path) -> None:
+    """A type's checker is made when it is first used, perhaps in another thread just then."""
+    assert run_program(FORK_WHILE_CHECKERS_ARE_MADE) == (0, "{0}\n", "")
