@@ -29,6 +29,7 @@ class Database:
     def __init__(self, engine: sa.Engine, *, location: str, busy_timeout_seconds: float) -> None:
         self.location = location
         self.engine = engine
+        self.dialect = engine.dialect.name
         self._writing = engine.execution_options(**{BEGIN_OPTION: "BEGIN IMMEDIATE"})
         self._busy_timeout_seconds = busy_timeout_seconds
         self._closed = False

@@ -6,16 +6,17 @@ import contextlib
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.pool import NullPool, QueuePool
 
 from configurable_agents.errors import StorageError
-from configurable_agents.storage.database import BEGIN_OPTION, GATE, translated
+from configurable_agents.storage.database import BEGIN_OPTION, GATE, is_locked, translated
 
 _CONNECT_TIMEOUT_SECONDS: Final = 5
 _STATEMENT_TIMEOUT_SECONDS: Final = 10
@@ -39,7 +40,7 @@ def sqlite_engine(
             else {"poolclass": QueuePool, "max_overflow": -1, "pool_use_lifo": True}
         ),
     )
-    event.listen(engine, "begin", _begin)
+    event.listen(engine, "begin", _beginner(busy_timeout_seconds))
     return engine
 
 
@@ -129,8 +130,36 @@ def use_write_ahead_log(engine: sa.Engine) -> None:
         on_driver(connection, "PRAGMA journal_mode = WAL")
 
 
-def _begin(connection: sa.Connection) -> None:
-    on_driver(connection, connection.get_execution_options().get(BEGIN_OPTION, "BEGIN"))
+def _beginner(busy_timeout_seconds: float) -> Callable[[sa.Connection], None]:
+    """Give what opens the transactions of an engine."""
+    usual = f"PRAGMA busy_timeout = {round(busy_timeout_seconds * 1000)}"
+
+    def begin(connection: sa.Connection) -> None:
+        statement = connection.get_execution_options().get(BEGIN_OPTION)
+        if statement is None:
+            on_driver(connection, usual)
+            on_driver(connection, "BEGIN")
+        else:
+            on_driver(connection, _ASK_OFTEN)
+            _ask_until(time.monotonic() + busy_timeout_seconds, lambda: on_driver(connection, statement))
+
+    return begin
+
+
+_ASK_OFTEN: Final = "PRAGMA busy_timeout = 10"
+"""SQLite asks for the lock of another process ever more rarely, soon every 100 ms: one that writes group after group then
+hardly ever leaves it to the others. Of its first 10 ms it asks four times, and without the interpreter's lock."""
+
+
+def _ask_until(deadline: float, begin: Callable[[], object]) -> None:
+    while True:
+        try:
+            begin()
+        except exc.OperationalError as error:
+            if not is_locked(error) or time.monotonic() >= deadline:
+                raise
+        else:
+            return
 
 
 def on_driver(connection: sa.Connection, statement: str, values: Sequence[Any] = ()) -> list[Any]:
@@ -138,12 +167,27 @@ def on_driver(connection: sa.Connection, statement: str, values: Sequence[Any] =
 
     On the driver's own connection: through SQLAlchemy a BEGIN costs as much as the insert that follows.
     """
-    driver = connection.connection.dbapi_connection
-    try:
-        rows: list[Any] = driver.execute(statement, values).fetchall()  # type: ignore[union-attr]  # it is a sqlite3.Connection
+    with _as_sqlalchemy_says(statement):
+        rows: list[Any] = _driver(connection).execute(statement, values).fetchall()
         return rows
+
+
+def changed_on_driver(connection: sa.Connection, statement: str, values: Sequence[Any]) -> int:
+    """Execute a statement of SQLite that writes, as `on_driver` does; gives how many rows it made or changed."""
+    with _as_sqlalchemy_says(statement):
+        return _driver(connection).execute(statement, values).rowcount
+
+
+def _driver(connection: sa.Connection) -> sqlite3.Connection:
+    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
+
+
+@contextlib.contextmanager
+def _as_sqlalchemy_says(statement: str) -> Iterator[None]:
+    try:
+        yield
     except sqlite3.Error as error:
-        raise exc.OperationalError(statement, None, error) from error
+        raise exc.DBAPIError.instance(statement, None, error, sqlite3.Error) from error
 
 
 def _connector(uri: str, *, power: bool = False) -> Callable[[float], sqlite3.Connection]:

@@ -53,19 +53,23 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
 
     def upsert_many(self, records: Sequence[WorkflowRunRecord]) -> None:
         """Write all records in one transaction (see the base class)."""
-        if not records:
-            return
+        if records:
+            self._database.run(self.writing(records), write=True)
+
+    def writing(self, records: Sequence[WorkflowRunRecord]) -> Callable[[sa.Connection], None]:
+        """Make ready what `upsert_many` writes."""
         hashed = [_with_hash(record) for record in records]
         texts = {
             run.config_sha256: run.config_text for run in hashed if run.config_sha256 and run.config_text is not None
         }
+        write = statements.writing_runs(self._database.dialect, hashed)
 
         def work(connection: sa.Connection) -> None:
             # Texts first: `delete` keeps writers of new texts waiting until it knows which ones are in use.
             statements.upsert_configs(connection, texts)
-            statements.upsert_runs(connection, hashed)
+            write(connection)
 
-        self._database.run(work, write=True)
+        return work
 
     def get(self, run_id: str) -> WorkflowRunRecord:
         """Read one run by its id, the unique beginning of it, or `last`."""
@@ -133,7 +137,11 @@ class SqlAlchemyExecutionStateRepository(AbstractExecutionStateRepository):
     def upsert_many(self, records: Sequence[ExecutionStateRecord]) -> None:
         """Write all records in one transaction (see the base class)."""
         if records:
-            self._database.run(lambda connection: statements.upsert_states(connection, records), write=True)
+            self._database.run(self.writing(records), write=True)
+
+    def writing(self, records: Sequence[ExecutionStateRecord]) -> statements.Writing:
+        """Make ready what `upsert_many` writes."""
+        return statements.writing_states(self._database.dialect, records)
 
     def upsert_spans(self, records: Sequence[SpanRecord]) -> None:
         """Write other spans in one transaction; the same span again changes nothing."""
@@ -175,6 +183,9 @@ class SqlAlchemyExecutionStateRepository(AbstractExecutionStateRepository):
 class SqlAlchemyStorageBackend(StorageBackend):
     """A store in SQLite or PostgreSQL that is open."""
 
+    runs: SqlAlchemyWorkflowRunRepository
+    execution_states: SqlAlchemyExecutionStateRepository
+
     def __init__(
         self, database: Database, *, file: Path | None = None, journals: Sequence[Path] = (), has_leases: bool = False
     ) -> None:
@@ -201,13 +212,15 @@ class SqlAlchemyStorageBackend(StorageBackend):
     def write(self, records: Sequence[AnyRecord]) -> None:
         """Write records of any kind in one transaction, through the repositories."""
         runs, states, others, marks = by_kind(records)
+        # Not within the transaction: a database has one writer at a time, and others wait for this one to end.
+        write_runs, write_states = self.runs.writing(runs), self.execution_states.writing(states)
 
         def work(connection: sa.Connection) -> None:
-            self.runs.upsert_many(runs)
+            write_runs(connection)
             if self._has_leases:
                 leases.take(connection, [_key(run) for run in runs if run.status == Status.RUNNING])
                 leases.give_up(connection, [_key(run) for run in runs if run.status != Status.RUNNING])
-            self.execution_states.upsert_many(states)
+            write_states(connection)
             self.execution_states.upsert_spans(others)
             self.runs.mark_delivered(marks)
 

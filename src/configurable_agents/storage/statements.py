@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from configurable_agents.semconv import Operation
 from configurable_agents.storage import usage
 from configurable_agents.storage.base import ExecutionStateRecord, SpanRecord, WorkflowRunRecord, status_rank
+from configurable_agents.storage.engines import changed_on_driver
 from configurable_agents.storage.models import execution_states, spans, workflow_configs, workflow_runs
 
 Row = tuple[Any, ...]
@@ -26,8 +27,11 @@ _Ranked = TypeVar("_Ranked", WorkflowRunRecord, ExecutionStateRecord)
 Where = Literal["absent", "not later", "earlier"]
 """Which stored rows give way: none, those of no higher rank, those of a lower rank."""
 
-_CHUNK_SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
-"""64 rows of 50 columns stay far below SQLite's limit of 32766 values in a statement."""
+Statement = tuple[str, Row]
+_Result = TypeVar("_Result")
+
+_CHUNK_SIZES: Final = (256, 128, 64, 32, 16, 8, 4, 2, 1)
+"""256 rows of 50 columns stay far below SQLite's limit of 32766 values in a statement."""
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -38,14 +42,30 @@ def upsert_configs(connection: sa.Connection, texts: dict[str, str]) -> None:
 
 def upsert_runs(connection: sa.Connection, records: Sequence[WorkflowRunRecord], *, where: Where = "not later") -> int:
     """Write runs by the rank rule; give how many rows that made or changed."""
-    return _insert(connection, workflow_runs, [_RUN_ROW(record) for record in _merged(records)], where)
+    return writing_runs(connection.dialect.name, records, where=where)(connection)
 
 
 def upsert_states(
     connection: sa.Connection, records: Sequence[ExecutionStateRecord], *, where: Where = "not later"
 ) -> int:
     """Write node executions by the rank rule; give how many rows that made or changed."""
-    return _insert(connection, execution_states, [_STATE_ROW(record) for record in _merged(records)], where)
+    return writing_states(connection.dialect.name, records, where=where)(connection)
+
+
+Writing = Callable[[sa.Connection], int]
+"""Writes what was made ready for it, and gives how many rows that made or changed."""
+
+
+def writing_runs(dialect: str, records: Sequence[WorkflowRunRecord], *, where: Where = "not later") -> Writing:
+    """Make ready what `upsert_runs` does, so that a transaction, which keeps others waiting, is short."""
+    made = _statements(dialect, workflow_runs, [_RUN_ROW(record) for record in _merged(records)], where)
+    return lambda connection: _executed(connection, made)
+
+
+def writing_states(dialect: str, records: Sequence[ExecutionStateRecord], *, where: Where = "not later") -> Writing:
+    """Make ready what `upsert_states` does, as `writing_runs` does."""
+    made = _statements(dialect, execution_states, [_STATE_ROW(record) for record in _merged(records)], where)
+    return lambda connection: _executed(connection, made)
 
 
 def insert_spans(connection: sa.Connection, records: Sequence[SpanRecord], tally: usage.Tally) -> int:
@@ -79,23 +99,25 @@ def storable(value: Any) -> Any:
     return _UNSTORABLE.sub("\ufffd", value) if isinstance(value, str) else value
 
 
-def _row_of(table: sa.Table) -> Callable[[Any], Row]:
+def _row_of(kind: type[Any], table: sa.Table) -> Callable[[Any], Row]:
     names = table.columns.keys()
-    if "status" not in names:
-        return attrgetter(*names)
-    values, at = attrgetter(*names), names.index("status")
+    # A record has what it was made with in its `__dict__`, and the rest from its class.
+    defaults = {name: getattr(kind, name, None) for name in names}
+    ordered: Callable[[dict[str, Any]], Row] = itemgetter(*names)
 
     def row(record: Any) -> Row:
-        found = values(record)
-        # A driver takes a member of an enum for something else than its text.
-        return found if type(record.status) is str else (*found[:at], str(record.status), *found[at + 1 :])
+        values = defaults | record.__dict__
+        if "status" in values:
+            # A driver takes a member of an enum for something else than its text.
+            values["status"] = str(values["status"])
+        return ordered(values)
 
     return row
 
 
-_RUN_ROW: Final = _row_of(workflow_runs)
-_STATE_ROW: Final = _row_of(execution_states)
-_SPAN_ROW: Final = _row_of(spans)
+_RUN_ROW: Final = _row_of(WorkflowRunRecord, workflow_runs)
+_STATE_ROW: Final = _row_of(ExecutionStateRecord, execution_states)
+_SPAN_ROW: Final = _row_of(SpanRecord, spans)
 
 
 def _merged(records: Sequence[_Ranked]) -> list[_Ranked]:
@@ -111,23 +133,42 @@ def _merged(records: Sequence[_Ranked]) -> list[_Ranked]:
 
 
 def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], where: Where) -> int:
-    placeholder = "?" if connection.dialect.name == "sqlite" else "%s"
-    written = 0
-    for chunk in _chunks(rows):
-        text = _insert_text(table, len(chunk), placeholder, where)
-        written += _execute(connection, text, tuple(chain.from_iterable(chunk))).rowcount
-    return written
+    return _executed(connection, _statements(connection.dialect.name, table, rows, where))
+
+
+def _statements(dialect: str, table: sa.Table, rows: Sequence[Row], where: Where) -> list[Statement]:
+    placeholder = "?" if dialect == "sqlite" else "%s"
+    return [
+        (_insert_text(table, len(chunk), placeholder, where), tuple(chain.from_iterable(chunk)))
+        for chunk in _chunks(rows)
+    ]
+
+
+def _executed(connection: sa.Connection, made: Sequence[Statement]) -> int:
+    # SQLite's driver is spoken to directly: each execution through SQLAlchemy costs as much as several rows.
+    execute = changed_on_driver if connection.dialect.name == "sqlite" else _changed
+    return sum(_cleaned_if_need_be(connection, execute, text, values) for text, values in made)
+
+
+def _changed(connection: sa.Connection, text: str, values: Row) -> int:
+    return connection.exec_driver_sql(text, values).rowcount
 
 
 def _execute(connection: sa.Connection, text: str, values: Row) -> sa.CursorResult[Any]:
+    return _cleaned_if_need_be(connection, sa.Connection.exec_driver_sql, text, values)
+
+
+def _cleaned_if_need_be(
+    connection: sa.Connection, execute: Callable[[sa.Connection, str, Row], _Result], text: str, values: Row
+) -> _Result:
     try:
-        return connection.exec_driver_sql(text, values)
+        return execute(connection, text, values)
     except (UnicodeEncodeError, sa.exc.DataError):
         # Drivers refuse such values before they send anything: the transaction is whole, and the usual case pays nothing.
         cleaned = tuple(storable(value) for value in values)
         if cleaned == values:
             raise
-        return connection.exec_driver_sql(text, cleaned)
+        return execute(connection, text, cleaned)
 
 
 def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
@@ -138,7 +179,7 @@ def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
             start += size
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _insert_text(table: sa.Table, rows: int, placeholder: str, where: Where) -> str:
     names = table.columns.keys()
     row = f"({', '.join([placeholder] * len(names))})"
