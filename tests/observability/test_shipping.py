@@ -218,6 +218,20 @@ def test_an_exporter_that_nobody_offers_is_said_once_and_stops_nothing(
     assert "console" in said[0]
 
 
+def test_a_setting_that_the_exporter_does_not_understand_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only what it says of each failed try is swallowed."""
+    with otlp_receiver("http/protobuf") as receiver:
+        settle_environment(monkeypatch, receiver)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "soon")
+        run_workflow(HELLO, store=tmp_path / "w.db", otlp=receiver.endpoint)
+        said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert receiver.endpoint in said[0]
+    assert "'soon'" in said[0]
+
+
 # --- bounds --------------------------------------------------------------------------------------------------------------
 
 

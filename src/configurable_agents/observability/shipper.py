@@ -193,7 +193,7 @@ class Shipper:
         # Whoever instruments HTTP or gRPC in this program shall not make spans of how spans are shipped.
         otel_context.attach(otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, True))  # noqa: SLF001
         try:
-            with exporter_log(self._note):
+            with exporter_log(self._tell_of_settings):
                 exporter = open_exporter(self.destination)
         except Exception as error:  # noqa: BLE001 - a foreign package may raise anything
             self._give_up(error)
@@ -321,6 +321,10 @@ class Shipper:
             self._changed.notify_all()
         if is_lasting:
             self._tell_of_trouble(text)
+
+    def _tell_of_settings(self, text: str) -> None:
+        """Pass on what the exporter says of its settings as it is opened."""
+        logger.warning("%s: %s", self.destination.name, self._masked(text))
 
     def _masked(self, text: str) -> str:
         """Hide what stands in the endpoint's URL or its headers: errors quote them."""
