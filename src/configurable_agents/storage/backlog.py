@@ -77,6 +77,7 @@ class Backlog:
         self._of_run: dict[str, int] = {}
         self._dropped_runs: set[str] = set()
         self._open_spans: dict[str, OpenSpan] = {}
+        self.runs_that_go_on = 0
         self.dropped_records = 0
         """Records that the store never gets: it refused them, or was away and there was no journal."""
         self.no_journal: JournalError | None = None
@@ -166,15 +167,22 @@ class Backlog:
         if kind is None or isinstance(record, DeliveryRecord | SpanRecord):
             return
         if record.status == Status.RUNNING:
+            self.runs_that_go_on += kind == "run" and record.span_id not in self._open_spans
             self._open_spans[record.span_id] = OpenSpan(kind, record.span_id, record.trace_id)
-        else:
-            self._open_spans.pop(record.span_id, None)
+        elif self._open_spans.pop(record.span_id, None) is not None:
+            self.runs_that_go_on -= kind == "run"
 
     # --- records go ----------------------------------------------------------------------------------------------------
 
-    def head(self, count: int) -> list[Entry]:
-        """Give the first entries; they stay until they are taken out."""
-        return list(islice(self._queue, count))
+    def head(self, count: int, size: int) -> list[Entry]:
+        """Give the first entries, so many and so many bytes at most, but one; they stay until they are taken out."""
+        entries: list[Entry] = []
+        for entry in islice(self._queue, count):
+            size -= entry.size
+            if size < 0 and entries:
+                break
+            entries.append(entry)
+        return entries
 
     def take_out(self, entries: Sequence[Entry]) -> list[str]:
         """Forget the first entries, which the database has; give the runs that lack nothing any more."""
@@ -188,18 +196,17 @@ class Backlog:
                 if self._of_run[entry.run_id] <= 0:
                     del self._of_run[entry.run_id]
                     complete.append(entry.run_id)
-        with contextlib.suppress(OSError):  # a part that stays is taken up later, and changes nothing
-            self._forget(entries[-1])
         return complete
 
-    def _forget(self, last: Entry) -> None:
+    def forget(self, last: Entry) -> None:
         """Remove the parts of journals that a commit has made superfluous: records are committed in their order."""
         if last.journal is None:
             return
-        last.journal.forget(last.position)
-        while self._full_journals and self._full_journals[0] is not last.journal:
-            # What is still running has been noted in the journal after it.
-            self._full_journals.pop(0).close(remove=True)
+        with contextlib.suppress(OSError):  # a part that stays is taken up later, and changes nothing
+            last.journal.forget(last.position)
+            while self._full_journals and self._full_journals[0] is not last.journal:
+                # What is still running has been noted in the journal after it.
+                self._full_journals.pop(0).close(remove=True)
 
     def lose(self, run_ids: Sequence[str | None]) -> None:
         """Count records that the database never gets, by their runs."""

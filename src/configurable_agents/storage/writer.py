@@ -27,9 +27,16 @@ from configurable_agents.storage.recovery import quarantine, write_or_isolate
 
 logger = logging.getLogger(__name__)
 
-BATCH_RECORDS: Final = 256
+ENOUGH_RECORDS: Final = 256
+"""A group that is so big waits for no others: rows are hardly cheaper in a bigger one."""
+MOST_RECORDS: Final = 1024
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""Of a group, where more has come than was committed: what a transaction costs besides is paid less often then, and so is
+the wait for other processes that write the same file."""
 BATCH_SECONDS: Final = 0.02
 """How long the first record of a group waits for others: a row of a group costs a fifth of a commit of its own."""
+SOON_SECONDS: Final = 0.005
+"""The same where a run waits for its commit but more runs go on, which may end soon as well."""
 COMMIT_WAIT_SECONDS: Final = 0.25
 """How long a record waits for its commit where there is no journal."""
 RETRY_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -106,7 +113,8 @@ class Writer:
         payloads = [encode_record(record) for record in records]
         with self._changed:
             self._backlog.append(records, payloads)
-            if len(self._backlog) <= len(records) or len(self._backlog) >= BATCH_RECORDS:
+            waiting = len(self._backlog)
+            if waiting <= len(records) or waiting - len(records) < ENOUGH_RECORDS <= waiting:
                 self._changed.notify_all()
             self._keep_a_thread()
         # Without a journal only a commit makes these durable; a store that is away is not waited for.
@@ -184,7 +192,7 @@ class Writer:
 
     def _drain(self, deadline: float) -> None:
         while self._backlog:
-            batch = self._backlog.head(BATCH_RECORDS)
+            batch = self._backlog.head(MOST_RECORDS, MOST_BYTES)
             try:
                 self._committed(batch, self._commit(batch))
             except Exception as error:  # noqa: BLE001 - the end of a program is no place to fail
@@ -225,8 +233,8 @@ class Writer:
                 self._changed.wait(RETRY_SECONDS[2 if self._closed else min(failures, len(RETRY_SECONDS)) - 1])
             elif not self._backlog and not self._closed:
                 self._changed.wait(min(IDLE_SECONDS, self._renew_seconds or IDLE_SECONDS))
-            if self._backlog and len(self._backlog) < BATCH_RECORDS and not (self._hurry or failures or self._closed):
-                self._changed.wait(BATCH_SECONDS)
+            if not failures:
+                self._wait_for_company()
             if not (self._backlog or self._closed) and self._renew_seconds is not None and self._backlog.open_runs:
                 return []
             if not self._backlog or self._gave_up:
@@ -234,7 +242,22 @@ class Writer:
                 if not self._closed:
                     self._backlog.rest()
                 return None
-            return self._backlog.head(BATCH_RECORDS)
+            return self._backlog.head(MOST_RECORDS, MOST_BYTES)
+
+    def _wait_for_company(self) -> None:
+        began = time.monotonic()
+        while 0 < len(self._backlog) < ENOUGH_RECORDS and not self._closed:
+            left = began + self._company_seconds - time.monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
+
+    @property
+    def _company_seconds(self) -> float:
+        if not self._hurry:
+            return BATCH_SECONDS
+        # As many as go on already wait: hardly anybody is left who could join them.
+        return SOON_SECONDS if 0 < len(self._watchers) < self._backlog.runs_that_go_on else 0
 
     @property
     def _renew_seconds(self) -> float | None:
@@ -287,19 +310,23 @@ class Writer:
         """Write what the store that went had of runs that still go on, as far as the journal has it."""
         with self._changed:
             records = self._backlog.of_runs_that_go_on()
-        while batch := list(islice(records, BATCH_RECORDS)):
+        while batch := list(islice(records, ENOUGH_RECORDS)):
             write_or_isolate(backend, batch)  # what is refused was so before, and is counted
         self._is_replaced = False
 
     def _committed(self, batch: Sequence[Entry], lost: Sequence[str | None]) -> None:
+        # Before anybody is told, so that whoever was told finds it so; not with the lock held, for which runs wait.
+        self._backlog.forget(batch[-1])
+        told: list[Callable[[], None]] = []
         with self._changed:
             for run_id in self._backlog.take_out(batch):
-                _tell(self._watchers.pop(run_id, ()))
+                told.extend(self._watchers.pop(run_id, ()))
             self._backlog.lose(lost)
             was_away = self._away
             self._away = self._late = False
             self._hurry = bool(self._watchers)  # those that began to wait meanwhile, for what this group did not hold
             self._changed.notify_all()
+        _tell(told)
         if was_away:
             logger.info("the trace store is back")
 
