@@ -20,13 +20,17 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes, AttributeValue
 
+from configurable_agents import semconv
 from configurable_agents._version import __version__
-from configurable_agents.semconv import SCOPE_NAME
 
 logger = logging.getLogger(__name__)
 
-SCOPE: Final = InstrumentationScope(SCOPE_NAME, __version__)
+SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, __version__)
 _PLAIN: Final = frozenset({str, int, float, bool})
+_GIVEN_ONCE: Final = frozenset(
+    {"", semconv.GEN_AI_OPERATION_NAME, semconv.RUN_ID, semconv.SEQ, semconv.NODE_ID, semconv.NODE_KIND}
+)
+"""What a span is does not change after its start: a node whose code calls its span a model call is a node still."""
 _UNSET: Final = Status(StatusCode.UNSET)
 _OK: Final = Status(StatusCode.OK)
 
@@ -35,6 +39,9 @@ class RunSpan(trace.Span, ReadableSpan):
     """One span of a run. It has no limits: what the store keeps is whole, and what is shipped has caps of its own.
 
     There is no lock: each method changes one thing at once, and nothing changes after `end`.
+
+    A node's code and its libraries see it as the current span and may add to it. What it stands for, how that went and
+    when it ended are the run's to say, or a slip of theirs would take the node out of the history.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class RunSpan(trace.Span, ReadableSpan):
         self._end_time: int | None = None
         self._ended = ended
         if attributes:
-            self.set_attributes(attributes)
+            self._take(attributes)
 
     def get_span_context(self) -> SpanContext:
         """Give what identifies the span."""
@@ -73,14 +80,8 @@ class RunSpan(trace.Span, ReadableSpan):
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Set attributes; a value that OpenTelemetry does not know is made one, or dropped, as the SDK does."""
-        if self._is_over("attributes"):
-            return
-        own = self._attributes
-        for key, value in attributes.items():
-            if type(value) in _PLAIN or (type(value) is tuple and all(type(part) in _PLAIN for part in value)):
-                own[key] = value
-            else:
-                own.update(BoundedAttributes(attributes={key: value}))
+        if not self._is_over("attributes"):
+            self._take(attributes if _may_be_set(attributes) else _settable(attributes))
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """Set one attribute."""
@@ -89,17 +90,18 @@ class RunSpan(trace.Span, ReadableSpan):
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         """Add an event, now or at a time in Unix nanoseconds."""
         if not self._is_over("an event"):
-            self._events.append(Event(name, BoundedAttributes(attributes=attributes), timestamp))
+            self._events.append(Event(str(name), BoundedAttributes(attributes=attributes), _moment(timestamp)))
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
-        """Add a link to another span."""
-        if not self._is_over("a link"):
+        """Add a link to another span; one that leads nowhere and says nothing is left out, as by the SDK."""
+        says = context is not None and (context.is_valid or attributes or context.trace_state)
+        if says and not self._is_over("a link"):
             self._links = (*self._links, Link(context, BoundedAttributes(attributes=attributes)))
 
     def update_name(self, name: str) -> None:
         """Give the span another name."""
         if not self._is_over("the name"):
-            self._name = name
+            self._name = str(name).encode("utf-8", "backslashreplace").decode()
 
     def is_recording(self) -> bool:
         """Say whether the span has not ended yet."""
@@ -108,7 +110,9 @@ class RunSpan(trace.Span, ReadableSpan):
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """Set the status; OK is final, and UNSET changes nothing (OpenTelemetry trace API, "Set Status")."""
         code = status.status_code if isinstance(status, Status) else status
-        if self._is_over("the status") or self._status.status_code is StatusCode.OK or code is StatusCode.UNSET:
+        if self._is_over("the status") or code is StatusCode.UNSET:
+            return
+        if self._status.status_code is StatusCode.OK and not self._has_failed():
             return
         if isinstance(status, Status):
             self._status = status
@@ -135,13 +139,50 @@ class RunSpan(trace.Span, ReadableSpan):
         self.add_event("exception", {**known, **(attributes or {})}, timestamp)
 
     def end(self, end_time: int | None = None) -> None:
-        """End the span, now or at a time in Unix nanoseconds, and hand it on; nothing can be set after."""
-        if not self._is_over("the end"):
-            self._end_time = time.time_ns() if end_time is None else end_time
-            self._ended(self)
+        """End the span, now or at a time in Unix nanoseconds, and hand it on; nothing can be set after.
+
+        Before the run has said what came of it, it goes on: code that holds it as the current span does not end it.
+        """
+        if self._is_over("the end"):
+            return
+        if semconv.RUN_ID in self._attributes and semconv.STATUS not in self._attributes:
+            logger.warning("the span %r goes on: it ends with what it stands for", self._name)
+            return
+        self._end_time = time.time_ns() if end_time is None else end_time
+        self._ended(self)
+
+    def _take(self, attributes: Mapping[str, AttributeValue]) -> None:
+        own = self._attributes
+        for key, value in attributes.items():
+            if type(value) in _PLAIN or (type(value) is tuple and all(type(part) in _PLAIN for part in value)):
+                own[key] = value
+            else:
+                own.update(BoundedAttributes(attributes={key: value}))
+
+    def _has_failed(self) -> bool:
+        return bool(self._attributes.get(semconv.STATUS, semconv.Status.COMPLETED) != semconv.Status.COMPLETED)
 
     def _is_over(self, what: str) -> bool:
         if self._end_time is None:
             return False
         logger.warning("the span %r has ended: %s cannot be set any more", self._name, what)
         return True
+
+
+def _may_be_set(names: Mapping[Any, Any]) -> bool:
+    # Every node pays for this: two calls whatever their number, and not a question for each name.
+    try:
+        "".join(names)
+    except TypeError:
+        return False
+    return _GIVEN_ONCE.isdisjoint(names)
+
+
+def _settable(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(key): value for key, value in attributes.items() if key and key not in _GIVEN_ONCE}
+
+
+def _moment(nanoseconds: Any) -> int | None:
+    """Give a time as OTLP can hold it; None, which is now, for anything else: one event would hold up all that is shipped."""
+    is_one = isinstance(nanoseconds, int | float) and 0 <= nanoseconds < 2**63
+    return int(nanoseconds) if is_one else None
