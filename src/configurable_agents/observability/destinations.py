@@ -41,6 +41,10 @@ _OTLP_NAMES: Final[Mapping[str, Protocol | None]] = {
 _PROTOCOL_OF_PORT: Final[Mapping[int | None, Protocol]] = {4317: "grpc", 4318: "http/protobuf"}
 _ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+_CREDENTIALS: Final = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+)
 _HEADER_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
 
 
@@ -253,15 +257,16 @@ def _http(destination: Destination) -> SpanExporter:
 
 
 def _session(destination: Destination) -> Any:
-    """Make a session that takes out the headers that the exporter adds from the environment.
+    """Make the session of an exporter over HTTP.
 
-    They may be meant for another host than the one that a file names.
+    It takes out the headers that the exporter adds from the environment, which may be meant for another host than the
+    one that a file names; and what is no receipt does not count as one.
     """
     import requests
 
     strange = {name for name, _ in _environment_headers(os.environ)} - {name for name, _ in destination.headers}
-    if not strange:
-        return None
+    if not strange and any(os.environ.get(name) for name in _CREDENTIALS):
+        return None  # the exporter makes one that signs on
     parts = urlsplit(destination.endpoint or "")
 
     def without(request: Any) -> Any:
@@ -272,8 +277,24 @@ def _session(destination: Destination) -> Any:
         return request
 
     session = requests.Session()
-    session.auth = without  # called last, before a request is sent
+    if strange:
+        session.auth = without  # called last, before a request is sent
+    session.hooks["response"].append(_refuse_what_is_no_receipt)
     return session
+
+
+def _refuse_what_is_no_receipt(response: Any, **_: Any) -> None:
+    """Raise for an answer that the exporter would take as "delivered", which it does for each below 400."""
+    reason = None
+    if 300 <= response.status_code < 400:
+        to = urlsplit(response.headers.get("Location", ""))
+        place = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else "another path"
+        reason = f"it sends on to {place} (HTTP status {response.status_code}); name that endpoint"
+    elif response.ok and response.headers.get("Content-Type", "").startswith("text/html"):
+        reason = "it answered with a web page; is it an OTLP endpoint?"
+    if reason is not None:
+        response.close()
+        raise ValueError(reason)
 
 
 def _of_entry_point(name: str) -> SpanExporter:

@@ -1,0 +1,85 @@
+"""An endpoint over HTTP that answers, but is none: what it did not take must not count as delivered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from _otlp import otlp_receiver, settle_environment
+from _runs import asks, chain, eventually, field, rows, scripted
+from _workflows import make
+from configurable_agents import run_workflow
+
+HELLO = make([asks("a", "x")], chain("START a END"), {"x": field("str")}, scripted("yes"), name="hello")
+
+
+@contextmanager
+def answering(status: int, headers: dict[str, str], body: bytes = b"") -> Iterator[str]:
+    """Serve one and the same answer to every POST; give the server's URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
+            """Keep silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def delivered(store: Path) -> int:
+    found: int = rows(store, "SELECT count(*) FROM run_deliveries")[0][0]
+    return found
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_an_endpoint_that_sends_elsewhere_has_got_nothing(
+    status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As http:// does where https:// is meant. The spans do not go where nobody named, and the warning says what to name."""
+    caplog.set_level(logging.WARNING)
+    with otlp_receiver("http/protobuf") as other:
+        settle_environment(monkeypatch, other)
+        with answering(status, {"Location": f"{other.endpoint}/v1/traces?token=secret"}) as endpoint:
+            run_workflow(HELLO, store=tmp_path / "w.db", otlp=endpoint)
+            eventually(lambda: f"it sends on to {other.endpoint}" in caplog.text)
+    assert (other.requests, delivered(tmp_path / "w.db")) == ([], 0)
+    assert "secret" not in caplog.text
+
+
+def test_a_web_page_is_no_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A login page, or the page of a single-page application, comes with status 200 whatever is asked for."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    caplog.set_level(logging.WARNING)
+    with answering(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>") as endpoint:
+        run_workflow(HELLO, store=tmp_path / "w.db", otlp=endpoint)
+        eventually(lambda: "a web page" in caplog.text)
+    assert delivered(tmp_path / "w.db") == 0
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/json"}, {"Content-Type": "text/plain"}])
+def test_an_endpoint_may_be_careless_of_its_answers_type(headers: dict[str, str], tmp_path: Path) -> None:
+    with answering(202, headers, b"{}") as endpoint:
+        run_workflow(HELLO, store=tmp_path / "w.db", otlp=endpoint)
+        assert eventually(lambda: delivered(tmp_path / "w.db")) == 1
