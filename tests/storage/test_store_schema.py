@@ -130,7 +130,7 @@ def test_a_store_is_made_whole_or_not_at_all(target: str, open_store: Open) -> N
 LOADED = """
 import sys
 import configurable_agents.storage.base, configurable_agents.storage.factory as factory
-def loaded(): return sorted({"sqlalchemy", "alembic", "psycopg", "pydantic"} & set(sys.modules))
+def loaded(): return sorted({"sqlalchemy", "alembic", "psycopg", "pydantic", "sqlalchemy.dialects.postgresql"} & set(sys.modules))
 print("imported", loaded())
 factory.create_storage_backend(sys.argv[1]).close()
 print("made", loaded())
@@ -139,7 +139,9 @@ print("opened", loaded())
 """
 
 
-def test_sqlalchemy_is_loaded_when_a_store_is_opened_and_alembic_only_to_migrate(tmp_path: Path) -> None:
+def test_sqlalchemy_is_loaded_when_a_store_is_opened_for_its_database_alone_and_alembic_only_to_migrate(
+    tmp_path: Path,
+) -> None:
     command = [sys.executable, "-c", LOADED, str(tmp_path / "workflows.db")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["imported []", "made ['sqlalchemy']", "opened ['sqlalchemy']"]

@@ -90,6 +90,9 @@ workflow_configs = sa.Table(
     _required("text", sa.Text),
 )
 
+_NOT_COMPLETED: Final = "ix_workflow_runs_not_completed"
+_IS_NOT_COMPLETED: Final = "status <> 'completed'"
+
 workflow_runs = sa.Table(
     "workflow_runs",
     metadata,
@@ -110,15 +113,18 @@ workflow_runs = sa.Table(
     sa.Index("ix_workflow_runs_run_id", "run_id"),
     sa.Index("ix_workflow_runs_workflow_name", "workflow_name", "run_id"),
     # Few runs are open or failed, so that this index is small and costs nothing on the runs that complete.
-    sa.Index(
-        "ix_workflow_runs_not_completed",
-        "status",
-        "run_id",
-        sqlite_where=sa.text("status <> 'completed'"),
-        postgresql_where=sa.text("status <> 'completed'"),
-    ),
+    sa.Index(_NOT_COMPLETED, "status", "run_id", sqlite_where=sa.text(_IS_NOT_COMPLETED)).ddl_if(dialect="sqlite"),
     # Whether a config text is still in use, when a run is deleted.
     sa.Index("ix_workflow_runs_config_sha256", "config_sha256"),
+)
+
+# Said in an argument of the index it would load PostgreSQL's dialect for every command that reads a SQLite store.
+sa.event.listen(
+    workflow_runs,
+    "after_create",
+    sa.DDL(  # type: ignore[no-untyped-call]  # it is published without types
+        f"CREATE INDEX {_NOT_COMPLETED} ON workflow_runs (status, run_id) WHERE {_IS_NOT_COMPLETED}"
+    ).execute_if(dialect="postgresql"),
 )
 
 execution_states = sa.Table(
