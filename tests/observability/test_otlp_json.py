@@ -390,6 +390,13 @@ def test_what_is_wrong_in_a_file_is_said_with_its_place(file: bytes, said: str) 
     assert said in str(error.value)
 
 
+def test_a_link_that_leads_nowhere_keeps_what_it_says() -> None:
+    """The SDK keeps such a link for its attributes; a file with one can be read back."""
+    link = {"traceId": "0" * 32, "spanId": "0" * 16, "attributes": [{"key": "why", "value": {"stringValue": "lost"}}]}
+    (record,) = back([document(span(links=[link]))])
+    assert '"why":"lost"' in str(record.links_json)
+
+
 def test_values_in_values_have_an_end() -> None:
     value: dict[str, Any] = {"stringValue": "x"}
     for _ in range(100):

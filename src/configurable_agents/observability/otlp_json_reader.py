@@ -95,11 +95,14 @@ def _span(span: Mapping[str, Any], resource: Resource, scope: InstrumentationSco
     )
 
 
-def _context(found: Mapping[str, Any], path: str, flags: int, *, is_remote: bool = False) -> SpanContext:
+def _context(
+    found: Mapping[str, Any], path: str, flags: int, *, is_remote: bool = False, may_be_none: bool = False
+) -> SpanContext:
     header = _text(found, "traceState", path)
+    # A link that leads nowhere is kept for what it says (OpenTelemetry trace API, "Link"); a span has its ids.
     return SpanContext(
-        _id(found, "traceId", path, 16),
-        _id(found, "spanId", path, 8),
+        _id(found, "traceId", path, 16, may_be_zero=may_be_none),
+        _id(found, "spanId", path, 8, may_be_zero=may_be_none),
         is_remote,
         TraceFlags(flags & _W3C_FLAGS),
         TraceState.from_header([header]) if header else None,
@@ -117,7 +120,8 @@ def _event(event: Mapping[str, Any], path: str) -> Event:
 
 def _link(link: Mapping[str, Any], path: str) -> Link:
     flags = _int(link, "flags", path)
-    return Link(_context(link, path, flags, is_remote=bool(flags & IS_REMOTE)), _attributes(link, path))
+    context = _context(link, path, flags, is_remote=bool(flags & IS_REMOTE), may_be_none=True)
+    return Link(context, _attributes(link, path))
 
 
 def _status(span: Mapping[str, Any], path: str) -> SpanStatus:
@@ -197,7 +201,7 @@ _READERS: Final[Mapping[str, Callable[[Mapping[str, Any], str, str], Any]]] = {
 }
 
 
-def _id(found: Mapping[str, Any], name: str, path: str, size: int) -> int:
+def _id(found: Mapping[str, Any], name: str, path: str, size: int, *, may_be_zero: bool = False) -> int:
     text = _text(found, name, path)
     try:
         # Hex, as OTLP has it; base64 is what a plain protobuf writer makes of it.
@@ -205,7 +209,7 @@ def _id(found: Mapping[str, Any], name: str, path: str, size: int) -> int:
     except ValueError:
         data = b""
     number = int.from_bytes(data, "big")
-    if len(data) != size or not number:
+    if len(data) != size or not (number or may_be_zero):
         _fail(f"{path}.{name}", f"no id of {2 * size} hex digits")
     return number
 
