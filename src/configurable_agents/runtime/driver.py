@@ -99,6 +99,9 @@ class _Drive(Generic[T]):
 
     def _close(self) -> None:
         asyncio.set_event_loop(None)
+        if not asyncio.all_tasks(self._loop):
+            _close(self._loop)
+            return
         # Whoever has been cancelled before has had its time, and it must not be given twice.
         fresh = [task for task in asyncio.all_tasks(self._loop) if not task.cancelling()]
         if fresh:
@@ -120,7 +123,9 @@ def _let_end(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
     try:
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        # Asked only where there is one: for nothing it costs as much as a short node. (Private, and then not trusted to be there.)
+        if getattr(loop, "_asyncgens", True):
+            loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
 
