@@ -19,6 +19,7 @@ from typing import Any, Final
 from benchmarks.contenders.ours import wait_for_commits
 from configurable_agents import create_storage_backend, run_workflow
 from configurable_agents.runtime.workflow import workflow_from_config
+from configurable_agents.storage.upkeep import rebuild_usage
 
 RUNS: Final = 10_000
 FULL_RUNS: Final = 1_000_000
@@ -67,6 +68,9 @@ def fill(path: Path, runs: int, *, say: Callable[[str], None]) -> None:
                 connection.execute(_copy(connection, table, values, runs), [first, last])
         connection.execute("DETACH pattern")
         connection.execute("PRAGMA journal_mode = WAL")
+    say("summing up tokens and cost")
+    with contextlib.closing(create_storage_backend(path)) as store:
+        rebuild_usage(store)  # the rows above were copied past the rollup
     for left in path.parent.glob(pattern.name + "*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 

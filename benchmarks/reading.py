@@ -21,9 +21,6 @@ _LATEST: Final = 20
 _ENOUGH_MS: Final = 10_000
 """What is so slow needs no more rounds."""
 _COMMAND: Final = "import sys; from configurable_agents.cli.main import main; sys.exit(main())"
-_COST: Final = """\
-SELECT model, start_time_unix_nano / 86400000000000 AS day, sum(cost_usd), sum(input_tokens), sum(output_tokens)
-FROM spans WHERE operation = 'chat' GROUP BY model, day"""
 
 
 def measure(
@@ -69,12 +66,15 @@ def _in_process(path: Path, times: int) -> dict[str, float]:
         def failed_runs() -> None:
             assert store.runs.list_runs(workflow_name=failed, status="failed", limit=_LATEST)
 
+        def costs() -> None:
+            assert store.runs.usage_by_model()
+
         return _by_turns(
             {
                 "latest_20_ms": lambda: store.runs.list_runs(limit=_LATEST),
                 "tree_ms": tree,
                 "failed_ms": failed_runs,
-                "cost_by_model_and_day_ms": lambda: _cost(path),
+                "cost_by_model_and_day_ms": costs,
             },
             times,
         )
@@ -97,12 +97,6 @@ def _by_turns(
 
 def _open(path: Path) -> None:
     create_storage_backend(path).close()
-
-
-def _cost(path: Path) -> None:
-    """Ask for the cost by model and day, as a report does."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        assert connection.execute(_COST).fetchall()
 
 
 def _count(path: Path) -> int:

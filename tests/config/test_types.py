@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -212,6 +212,7 @@ def test_any_json_value_comes_back_from_an_untyped_list_as_it_went_in(value: Any
 
 
 @given(TYPES, JSON_VALUES)
+@example("dict[str, str]", {"\n": None})  # a key that would break the line of the message
 def test_what_was_accepted_is_accepted_again_unchanged(text: str, value: Any) -> None:
     """A value that was kept fits its type when a run is resumed."""
     made = parse_type(text)

@@ -34,7 +34,8 @@ def appended(directory: Path, records: list[bytes]) -> tuple[bytes, list[int]]:
     journal = Journal(directory)
     try:
         ends = [
-            position.offset + FRAME_BYTES + position.length for position in (journal.append(data)[0] for data in records)
+            position.offset + FRAME_BYTES + position.length
+            for position in (journal.append(data)[0] for data in records)
         ]
         (path,) = segments(directory)
         return path.read_bytes(), ends

@@ -168,9 +168,16 @@ _EXPECTED: Final[Mapping[str, str]] = {
 def explain(error: ValidationError) -> str:
     """Say in one line where a value does not fit: the path, what was expected, what came."""
     first = error.errors(include_url=False)[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{_shown_key(part)}" for part in first["loc"]).lstrip(
+        "."
+    )
     what = _what(first)
     return f"{where}: {what}" if where else what
+
+
+def _shown_key(text: str) -> str:
+    """Write a key of a mapping; one that would break the line, or is hardly seen, as its escapes."""
+    return text if text.isprintable() and text.strip() else repr(text)
 
 
 def _what(error: Any) -> str:

@@ -52,6 +52,8 @@ class _Drive(Generic[T]):
         # A chat model that only blocks is called in the loop's default executor; asyncio's own would wait for it at exit.
         self._loop.set_default_executor(_DaemonExecutor())
         self._task: asyncio.Task[T] | None = None
+        self._was_torn = False
+        """Whether KeyboardInterrupt or SystemExit went through the loop, which then has callbacks left to call."""
 
     def run(self) -> T:
         """Run until the coroutine ends."""
@@ -63,6 +65,9 @@ class _Drive(Generic[T]):
         except asyncio.CancelledError:
             if self._interrupted:
                 raise KeyboardInterrupt from None
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            self._was_torn = True
             raise
         finally:
             self._close()
@@ -99,8 +104,10 @@ class _Drive(Generic[T]):
 
     def _close(self) -> None:
         asyncio.set_event_loop(None)
-        if not asyncio.all_tasks(self._loop):
-            _close(self._loop)
+        if not (self._was_torn or asyncio.all_tasks(self._loop) or getattr(self._loop, "_asyncgens", True)):
+            # Nothing is left, as mostly: running the loop once more to find that out costs as much as a short node.
+            # (The attribute is asyncio's own, and not trusted to be there.)
+            self._loop.close()
             return
         # Whoever has been cancelled before has had its time, and it must not be given twice.
         fresh = [task for task in asyncio.all_tasks(self._loop) if not task.cancelling()]
@@ -123,9 +130,7 @@ def _let_end(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
     try:
-        # Asked only where there is one: for nothing it costs as much as a short node. (Private, and then not trusted to be there.)
-        if getattr(loop, "_asyncgens", True):
-            loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
 
