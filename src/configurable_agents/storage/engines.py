@@ -6,7 +6,6 @@ import contextlib
 import os
 import sqlite3
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -130,33 +129,36 @@ def use_write_ahead_log(engine: sa.Engine) -> None:
         on_driver(connection, "PRAGMA journal_mode = WAL")
 
 
+_ASK_MS: Final = 10
+"""SQLite asks for the lock of another process ever more rarely, soon every 100 ms: one that writes group after group then
+hardly ever leaves it to the others. Within its first 10 ms it asks four times, and without the interpreter's lock."""
+
+
 def _beginner(busy_timeout_seconds: float) -> Callable[[sa.Connection], None]:
     """Give what opens the transactions of an engine."""
-    usual = f"PRAGMA busy_timeout = {round(busy_timeout_seconds * 1000)}"
+    usual = round(busy_timeout_seconds * 1000)
+    ask_usually, ask_often = f"PRAGMA busy_timeout = {usual}", f"PRAGMA busy_timeout = {min(usual, _ASK_MS)}"
+    # Counted as SQLite does, not by the clock: who is given no time to ask is not to give up sooner for that.
+    tries = max(1, usual // _ASK_MS)
 
     def begin(connection: sa.Connection) -> None:
         statement = connection.get_execution_options().get(BEGIN_OPTION)
         if statement is None:
-            on_driver(connection, usual)
+            on_driver(connection, ask_usually)
             on_driver(connection, "BEGIN")
         else:
-            on_driver(connection, _ASK_OFTEN)
-            _ask_until(time.monotonic() + busy_timeout_seconds, lambda: on_driver(connection, statement))
+            on_driver(connection, ask_often)
+            _persist(lambda: on_driver(connection, statement), tries)
 
     return begin
 
 
-_ASK_OFTEN: Final = "PRAGMA busy_timeout = 10"
-"""SQLite asks for the lock of another process ever more rarely, soon every 100 ms: one that writes group after group then
-hardly ever leaves it to the others. Of its first 10 ms it asks four times, and without the interpreter's lock."""
-
-
-def _ask_until(deadline: float, begin: Callable[[], object]) -> None:
-    while True:
+def _persist(begin: Callable[[], object], tries: int) -> None:
+    for left in reversed(range(tries)):
         try:
             begin()
         except exc.OperationalError as error:
-            if not is_locked(error) or time.monotonic() >= deadline:
+            if not left or not is_locked(error):
                 raise
         else:
             return

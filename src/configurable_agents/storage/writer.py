@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from configurable_agents.errors import StorageError
-from configurable_agents.storage.backlog import Backlog, Entry, read, run_of
+from configurable_agents.storage.backlog import Backlog, Entry, run_of
 from configurable_agents.storage.base import AnyRecord, StorageBackend
 from configurable_agents.storage.codec import encode_record
 from configurable_agents.storage.recovery import quarantine, write_or_isolate
@@ -35,8 +35,9 @@ MOST_BYTES: Final = 4 * 1024 * 1024
 the wait for other processes that write the same file."""
 BATCH_SECONDS: Final = 0.02
 """How long the first record of a group waits for others: a row of a group costs a fifth of a commit of its own."""
-SOON_SECONDS: Final = 0.005
-"""The same where a run waits for its commit but more runs go on, which may end soon as well."""
+SOON_SECONDS: Final = 0.05
+"""The same, at most, where a run waits for its commit but more runs go on, which may end soon as well: a group is then
+gathered for as long as the last one took. So a file that many processes write is left to the others half of the time."""
 COMMIT_WAIT_SECONDS: Final = 0.25
 """How long a record waits for its commit where there is no journal."""
 RETRY_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -87,6 +88,7 @@ class Writer:
         self._gave_up = False
         self._is_replaced = False
         self._hold_at = 0.0
+        self._commit_seconds = 0.0
         self._thread: threading.Thread | None = None
 
     @property
@@ -219,11 +221,13 @@ class Writer:
             return None
         if not batch:
             return failures
+        began = time.monotonic()
         try:
             lost = self._commit(batch)
         except BaseException as error:  # noqa: BLE001 - no fault of a store changes a run, and the thread must live
             self._went_away(error)
             return failures + 1
+        self._commit_seconds = time.monotonic() - began
         self._committed(batch, lost)
         return 0
 
@@ -257,7 +261,7 @@ class Writer:
         if not self._hurry:
             return BATCH_SECONDS
         # As many as go on already wait: hardly anybody is left who could join them.
-        return SOON_SECONDS if 0 < len(self._watchers) < self._backlog.runs_that_go_on else 0
+        return min(self._commit_seconds, SOON_SECONDS) if 0 < len(self._watchers) < self._backlog.runs_that_go_on else 0
 
     @property
     def _renew_seconds(self) -> float | None:
@@ -283,7 +287,7 @@ class Writer:
             backend = self._backend = self._reopened(backend)
         if self._is_replaced:
             self._write_again(backend)
-        records, lost = read(batch)
+        records, lost = self._backlog.read(batch)
         refused = write_or_isolate(backend, records)
         directory = self._backlog.quarantine_directory
         if refused and directory is not None:
