@@ -25,7 +25,7 @@ from _workflows import make
 from configurable_agents import RunResult, arun_workflow, run_workflow
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.backlog import MEMORY_BYTES
-from configurable_agents.storage.base import AnyRecord, DeliveryRecord, StorageBackend
+from configurable_agents.storage.base import AnyRecord, DeliveryRecord, ExecutionStateRecord, StorageBackend
 from configurable_agents.storage.factory import create_storage_backend
 from configurable_agents.storage.writer import Writer
 
@@ -44,6 +44,8 @@ class Gate(StorageBackend):
         self.open.set()
         self.reached = threading.Event()
         self.fails = False
+        self.groups: list[Sequence[AnyRecord]] = []
+        """What was written."""
 
     def write(self, records: Sequence[AnyRecord]) -> None:
         self.reached.set()
@@ -51,6 +53,7 @@ class Gate(StorageBackend):
         if self.fails:
             raise StorageError("away, for the test")
         self._inner.write(records)
+        self.groups.append(records)
 
     def mark_interrupted(self, runs: Sequence[Any], nodes: Sequence[Any]) -> None:
         self._inner.mark_interrupted(runs, nodes)
@@ -143,6 +146,49 @@ def test_when_one_journal_takes_no_more_another_one_goes_on_and_nothing_is_lost(
         gate.open.clear()
         writer.write([node_record(100)])
         assert sum(path.stat().st_size for path in second.iterdir()) > 0
+
+
+def test_what_has_waited_comes_in_few_groups_and_without_starts_that_have_ended(gate: Gate, tmp_path: Path) -> None:
+    """A store that was slow for a while is to catch up, and nobody needs to see a start whose end waits behind it."""
+    count = 600
+    with writing(gate, tmp_path / "journal") as writer:
+        gate.open.clear()
+        writer.write([node_record(1)])
+        assert gate.reached.wait(SECONDS)
+        for status in ("running", "completed"):
+            for seq in range(2, count + 2):
+                writer.write([node_record(seq, status=status)])
+        gate.open.set()
+        assert writer.flush(SECONDS)
+    assert seqs(gate) == list(range(1, count + 2))
+    statuses = {record.status for group in gate.groups for record in group if isinstance(record, ExecutionStateRecord)}
+    assert statuses == {"completed"}
+    assert len(gate.groups) <= 4
+
+
+def test_big_records_come_in_smaller_groups(gate: Gate, tmp_path: Path) -> None:
+    """A group is held in memory, and keeps other processes waiting while it is written."""
+    with writing(gate, tmp_path / "journal") as writer:
+        gate.open.clear()
+        for seq in range(1, 13):
+            writer.write([node_record(seq, outputs={"x": "x" * 1024 * 1024})])
+        gate.open.set()
+        assert writer.flush(SECONDS)
+    assert seqs(gate) == list(range(1, 13))
+    assert max(map(len, gate.groups)) <= 4
+
+
+def test_a_run_that_waits_is_told_though_others_go_on_for_long(gate: Gate, tmp_path: Path) -> None:
+    """Its records wait for company a little, since others may end at the same moment; not until they have."""
+    with writing(gate, tmp_path / "journal") as writer:
+        for run in range(1, 11):
+            writer.write([run_record(run, status="running")])
+        assert writer.flush(SECONDS)
+        told = threading.Event()
+        writer.write([run_record(1)])
+        if not writer.when_committed(run_record(1).run_id, told.set):
+            assert told.wait(SECONDS)
+        assert gate.runs.get(run_record(1).run_id).status == "completed"
 
 
 def test_whoever_begins_to_wait_during_a_commit_does_not_wait_for_company(gate: Gate, tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ class Entry:
     """A record on its way."""
 
     record: AnyRecord | None
-    """None where only the journal has it."""
+    """None where only its bytes are kept."""
+    payload: bytes | None
+    """The bytes of a node's start; None where only the journal has them."""
     journal: Journal | None
     """None where only the memory has it."""
     position: Position
@@ -78,6 +80,7 @@ class Backlog:
         self._dropped_runs: set[str] = set()
         self._open_spans: dict[str, OpenSpan] = {}
         self.runs_that_go_on = 0
+        """How many have begun and not ended."""
         self.dropped_records = 0
         """Records that the store never gets: it refused them, or was away and there was no journal."""
         self.no_journal: JournalError | None = None
@@ -124,11 +127,18 @@ class Backlog:
             self._note_open(record)
             run_id, size = run_of(record), len(payload)
             # A node that starts mostly ends before its start is committed, and then nobody needs the record of it.
-            keep = self._bytes + size <= limit and (journal is None or not _is_start_of_node(record))
+            keep = self._bytes + size <= limit
             if journal is None and not keep:
                 self.lose([run_id])
                 continue
-            self._queue.append(Entry(record if keep else None, journal, position, size, run_id, _key_of(record)))
+            is_start = journal is not None and _is_start_of_node(record)
+            self._queue.append(
+                Entry(
+                    record if keep and not is_start else None,
+                    payload if keep and is_start else None,
+                    *(journal, position, size, run_id, _key_of(record)),
+                )
+            )
             self._bytes += size if keep else 0
             if run_id is not None:
                 self._of_run[run_id] = self._of_run.get(run_id, 0) + 1
@@ -163,9 +173,9 @@ class Backlog:
         return None
 
     def _note_open(self, record: AnyRecord) -> None:
-        kind = _OPEN_KINDS.get(type(record))
-        if kind is None or isinstance(record, DeliveryRecord | SpanRecord):
+        if isinstance(record, (DeliveryRecord, SpanRecord)):
             return
+        kind = _OPEN_KINDS[type(record)]
         if record.status == Status.RUNNING:
             self.runs_that_go_on += kind == "run" and record.span_id not in self._open_spans
             self._open_spans[record.span_id] = OpenSpan(kind, record.span_id, record.trace_id)
@@ -184,12 +194,27 @@ class Backlog:
             entries.append(entry)
         return entries
 
+    def read(self, entries: Sequence[Entry]) -> tuple[list[AnyRecord], list[str | None]]:
+        """Give the records of entries, each span's last, and the runs of those that cannot be read back."""
+        records: list[AnyRecord] = []
+        lost: list[str | None] = []
+        for entry in _without_starts_that_ended(entries):
+            # Its end stands behind this group, and says everything.
+            if entry.payload is not None and entry.key not in self._open_spans:
+                continue
+            try:
+                records.append(_record_of(entry))
+            except (OSError, ValueError, KeyError):
+                logger.exception("a record that waited in the journal cannot be read back")
+                lost.append(entry.run_id)
+        return records, lost
+
     def take_out(self, entries: Sequence[Entry]) -> list[str]:
         """Forget the first entries, which the database has; give the runs that lack nothing any more."""
         complete: list[str] = []
         for entry in entries:
             self._queue.popleft()
-            if entry.record is not None:
+            if entry.record is not None or entry.payload is not None:
                 self._bytes -= entry.size
             if entry.run_id is not None:
                 self._of_run[entry.run_id] -= 1
@@ -248,19 +273,6 @@ class Backlog:
         return [*self._full_journals, *([self._journal] if self._journal is not None else [])]
 
 
-def read(entries: Sequence[Entry]) -> tuple[list[AnyRecord], list[str | None]]:
-    """Give the records of entries, each span's last, and the runs of those that cannot be read back."""
-    records: list[AnyRecord] = []
-    lost: list[str | None] = []
-    for entry in _without_starts_that_ended(entries):
-        try:
-            records.append(_record_of(entry))
-        except (OSError, ValueError, KeyError):
-            logger.exception("a record that waited in the journal cannot be read back")
-            lost.append(entry.run_id)
-    return records, lost
-
-
 def _is_start_of_node(record: AnyRecord) -> bool:
     return type(record) is ExecutionStateRecord and record.status == Status.RUNNING
 
@@ -273,7 +285,10 @@ def run_of(record: AnyRecord) -> str | None:
 def _record_of(entry: Entry) -> AnyRecord:
     if entry.record is not None:
         return entry.record
-    record = None if entry.journal is None else decode_record(entry.journal.read(entry.position))
+    payload = entry.payload
+    if payload is None and entry.journal is not None:
+        payload = entry.journal.read(entry.position)
+    record = None if payload is None else decode_record(payload)
     if record is None or isinstance(record, OpenSpan):
         raise ValueError("the journal gave another record than was asked for")
     return record

@@ -237,7 +237,7 @@ class DeliveryRecord:
 AnyRecord = Record | DeliveryRecord
 
 
-_Kind = TypeVar("_Kind", WorkflowRunRecord, ExecutionStateRecord, SpanRecord)
+_Kind = TypeVar("_Kind", bound=AnyRecord)
 
 
 def sparse(kind: type[_Kind], values: dict[str, Any]) -> _Kind:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -13,6 +13,7 @@ from configurable_agents.storage.base import (
     ExecutionStateRecord,
     SpanRecord,
     WorkflowRunRecord,
+    sparse,
 )
 
 
@@ -35,6 +36,9 @@ _KINDS: Final[
 }
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 _KNOWN: Final = {kind: frozenset(field.name for field in fields(kind)) for kind in _KINDS.values()}
+_REQUIRED: Final = {
+    kind: frozenset(field.name for field in fields(kind) if field.default is MISSING) for kind in _KINDS.values()
+}
 
 
 def encode_record(record: AnyRecord | OpenSpan) -> bytes:
@@ -59,8 +63,11 @@ def decode_record(data: bytes) -> AnyRecord | OpenSpan:
         if "open" in values:
             return OpenSpan(values["open"], values["span_id"], values["trace_id"])
         kind = _KINDS[values.pop("record")]
-        known = _KNOWN[kind]
-        return kind(**{name: value for name, value in values.items() if name in known})
+        if not values.keys() >= _REQUIRED[kind]:
+            raise ValueError(f"no record: it lacks {sorted(_REQUIRED[kind] - values.keys())}")
+        if not values.keys() <= _KNOWN[kind]:
+            values = {name: value for name, value in values.items() if name in _KNOWN[kind]}
+        return sparse(kind, values)
     except (KeyError, TypeError, AttributeError, orjson.JSONDecodeError) as error:
         raise ValueError(f"no record: {error}") from error
 
