@@ -192,6 +192,21 @@ def test_headers_come_from_the_variable_that_the_file_names(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"])
+@pytest.mark.filterwarnings("ignore")
+def test_headers_of_the_environment_that_are_half_wrong_go_nowhere(
+    name: str, protocol: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter would take the half that it understands, and send it to whatever host a file names."""
+    with otlp_receiver(protocol) as receiver:
+        settle_environment(monkeypatch, receiver)
+        monkeypatch.setenv(name, f"X-Key={SECRET},half")
+        run_workflow(hello(endpoint=receiver.endpoint, protocol=protocol), store=tmp_path / "w.db")
+        receiver.wait_for(3)
+        assert SECRET.encode() not in receiver.raw()
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_headers_of_the_environment_go_to_its_own_endpoint_and_the_options(
     protocol: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +224,11 @@ def test_headers_of_the_environment_go_to_its_own_endpoint_and_the_options(
 
 @pytest.mark.parametrize(
     ("value", "problem"),
-    [(None, "the environment variable 'MY_HEADERS' is not set"), (SECRET, "holds is no list of headers")],
+    [
+        (None, "the environment variable 'MY_HEADERS' is not set"),
+        (SECRET, "holds is no list of headers"),
+        (f"authorization=Bearer%0A{SECRET}", "holds is no list of headers"),
+    ],
 )
 def test_wrong_headers_are_said_with_their_place_and_without_their_value(
     value: str | None, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -218,7 +218,9 @@ def _headers(text: str) -> Headers | None:
     pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
     if not all(sign and name.strip() for name, sign, _ in pairs):
         return None
-    return tuple((unquote(name).strip().lower(), unquote(value).strip()) for name, _, value in pairs)
+    headers = tuple((unquote(name).strip().lower(), unquote(value).strip()) for name, _, value in pairs)
+    # HTTP has no control characters in them; the error of who sends one would show the value, escaped and so not masked.
+    return headers if all(name.isprintable() and value.isprintable() for name, value in headers) else None
 
 
 # --- opening -------------------------------------------------------------------------------------------------------------
@@ -264,7 +266,7 @@ def _session(destination: Destination) -> Any:
     """
     import requests
 
-    strange = {name for name, _ in _environment_headers(os.environ)} - {name for name, _ in destination.headers}
+    strange = _names_in_the_environment() - {name for name, _ in destination.headers}
     if not strange and any(os.environ.get(name) for name in _CREDENTIALS):
         return None  # the exporter makes one that signs on
     parts = urlsplit(destination.endpoint or "")
@@ -281,6 +283,12 @@ def _session(destination: Destination) -> Any:
         session.auth = without  # called last, before a request is sent
     session.hooks["response"].append(_refuse_what_is_no_receipt)
     return session
+
+
+def _names_in_the_environment() -> set[str]:
+    """Give the names of all headers that the exporter could find there: it also takes the sound ones of a list that is not."""
+    pairs = [pair for variable in _HEADER_VARIABLES for pair in os.environ.get(variable, "").split(",")]
+    return {unquote(pair.partition("=")[0]).strip().lower() for pair in pairs} - {""}
 
 
 def _refuse_what_is_no_receipt(response: Any, **_: Any) -> None:
