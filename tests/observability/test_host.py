@@ -340,3 +340,50 @@ def test_an_sdk_without_the_name_that_we_read_is_said_so_once(store: Path, caplo
     assert [record.message for record in caplog.records].count(
         "this OpenTelemetry SDK does not tell its span limits: those of the environment apply to runs"
     ) == 1
+
+
+class Refusing(TracerProvider):
+    def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
+        raise RuntimeError("no tracer today")
+
+
+class WithoutResource(TracerProvider):
+    @property
+    def resource(self) -> Any:
+        raise RuntimeError("no resource today")
+
+
+class WithoutSampler(TracerProvider):
+    @property
+    def sampler(self) -> Any:
+        raise RuntimeError("no sampler today")
+
+    @sampler.setter
+    def sampler(self, value: Any) -> None:
+        """Keep none."""
+
+
+class Undecided(Sampler):
+    def should_sample(self, *args: Any, **kwargs: Any) -> Any:
+        return None
+
+    def get_description(self) -> str:
+        return "undecided"
+
+
+class WithSamplerThatDecidesNothing(TracerProvider):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "sampler": Undecided()})
+
+
+@pytest.mark.parametrize("kind", [Refusing, WithoutResource, WithoutSampler, WithSamplerThatDecidesNothing])
+def test_no_run_fails_of_a_foreign_tracer_provider(
+    kind: type[TracerProvider], store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a vendor derives from the SDK's provider is foreign code, and runs are kept whatever it raises."""
+    with global_host(set_up(Host(), kind)):
+        run(store)
+    assert kept(store).said() == [("a", "completed"), ("b", "completed")]
+    assert {record.levelname for record in caplog.records if record.name.startswith("configurable_agents")} == {
+        "WARNING"
+    }

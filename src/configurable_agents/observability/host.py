@@ -44,7 +44,11 @@ def host_route(rules: ShipRules, *, kept: bool) -> SpanRoute | None:
         kept: Whether a store of ours holds the spans whole: one in the host then leaves out their copies.
     """
     provider = trace.get_tracer_provider()
-    host = _host(provider) if isinstance(provider, TracerProvider) else None
+    try:
+        host = _host(provider) if isinstance(provider, TracerProvider) else None
+    except Exception:
+        logger.warning("this program's tracer provider failed; spans of runs do not reach its exporters", exc_info=True)
+        return None
     return None if host is None else _HostRoute(host, rules, kept=kept)
 
 

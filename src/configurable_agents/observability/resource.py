@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Mapping
@@ -47,7 +48,8 @@ def current_resource(*, with_instance: bool = False) -> Resource:
     """
     host = trace.get_tracer_provider()
     if isinstance(host, TracerProvider):
-        return host.resource
+        with contextlib.suppress(Exception):  # foreign code: what a vendor derives from the SDK's may raise anything
+            return host.resource
     return own_resource(with_instance=with_instance)
 
 

@@ -61,16 +61,17 @@ class ShipSampler(Sampler):
         links: Sequence[Link] | None,
     ) -> tuple[bool, TraceState | None, Attributes]:
         host = trace.get_tracer_provider()
-        sampler = host.sampler if isinstance(host, TracerProvider) else self._own
         try:
+            sampler = host.sampler if isinstance(host, TracerProvider) else self._own
             result = sampler.should_sample(parent_context, trace_id, name, kind, attributes, links)
+            sampled = result.decision is Decision.RECORD_AND_SAMPLE
+            # A sampler may add how much a sampled span stands for; of one that it drops it gives no attributes at all.
+            added = dict(attributes or {}) | dict(result.attributes or {}) if sampled else attributes
+            state = result.trace_state
         except Exception:
             logger.warning("the host's sampler raised; this run is kept but not shipped", exc_info=True)
             return False, None, attributes
-        sampled = result.decision is Decision.RECORD_AND_SAMPLE
-        # A sampler may add how much a sampled span stands for; of one that it drops it gives no attributes at all.
-        added = dict(attributes or {}) | dict(result.attributes or {}) if sampled else attributes
-        return sampled, result.trace_state, added
+        return sampled, state, added
 
     def get_description(self) -> str:
         """Name the sampler."""
