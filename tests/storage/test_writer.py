@@ -191,6 +191,21 @@ def test_a_run_that_waits_is_told_though_others_go_on_for_long(gate: Gate, tmp_p
         assert gate.runs.get(run_record(1).run_id).status == "completed"
 
 
+@pytest.mark.parametrize(("busy_seconds", "is_waited_for"), [(SECONDS, True), (0.0, False)])
+def test_a_store_that_has_just_taken_a_group_is_still_waited_for(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy_seconds: float, is_waited_for: bool
+) -> None:
+    """Runs that wait for nothing would outrun a store that is only busy, and make it later still."""
+    monkeypatch.setattr("configurable_agents.storage.writer.BUSY_SECONDS", busy_seconds)
+    with writing(gate, tmp_path / "journal") as writer:
+        writer.write([node_record(1)])
+        assert writer.flush(SECONDS)
+        gate.open.clear()
+        writer.write([node_record(2)])
+        writer.stop_waiting()
+        assert writer.when_committed(run_record().run_id, lambda: None) is not is_waited_for
+
+
 def test_whoever_begins_to_wait_during_a_commit_does_not_wait_for_company(gate: Gate, tmp_path: Path) -> None:
     """The hurry that a waiter asks for must outlast the commit that was under way."""
     with writing(gate, tmp_path / "journal") as writer:

@@ -38,6 +38,8 @@ BATCH_SECONDS: Final = 0.02
 SOON_SECONDS: Final = 0.05
 """The same, at most, where a run waits for its commit but more runs go on, which may end soon as well: a group is then
 gathered for as long as the last one took. So a file that many processes write is left to the others half of the time."""
+BUSY_SECONDS: Final = 0.15
+"""A store that has taken a group within this time, shorter than any wait for it, is not away."""
 COMMIT_WAIT_SECONDS: Final = 0.25
 """How long a record waits for its commit where there is no journal."""
 RETRY_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -89,6 +91,7 @@ class Writer:
         self._is_replaced = False
         self._hold_at = 0.0
         self._commit_seconds = 0.0
+        self._committed_at = 0.0
         self._thread: threading.Thread | None = None
 
     @property
@@ -107,8 +110,11 @@ class Writer:
         return self._backend is not None
 
     def stop_waiting(self) -> None:
-        """Have nobody wait for the store until a commit succeeds: it did not do so while somebody waited."""
-        self._late = True
+        """Have nobody wait for the store until a commit succeeds: it did not do so while somebody waited.
+
+        One that has just taken another group is only busy, and waited for by whoever is next: else runs would outrun it.
+        """
+        self._late = time.monotonic() - self._committed_at > BUSY_SECONDS
 
     def write(self, records: Sequence[AnyRecord]) -> None:
         """Make records durable, and have them committed soon."""
@@ -227,7 +233,8 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - no fault of a store changes a run, and the thread must live
             self._went_away(error)
             return failures + 1
-        self._commit_seconds = time.monotonic() - began
+        self._committed_at = time.monotonic()
+        self._commit_seconds = self._committed_at - began
         self._committed(batch, lost)
         return 0
 
