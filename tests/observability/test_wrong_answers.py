@@ -11,6 +11,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
 
 from _otlp import otlp_receiver, settle_environment
 from _runs import asks, chain, eventually, field, rows, scripted
@@ -83,3 +87,28 @@ def test_an_endpoint_may_be_careless_of_its_answers_type(headers: dict[str, str]
     with answering(202, headers, b"{}") as endpoint:
         run_workflow(HELLO, store=tmp_path / "w.db", otlp=endpoint)
         assert eventually(lambda: delivered(tmp_path / "w.db")) == 1
+
+
+def test_what_a_backend_rejects_of_a_request_is_not_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It answers 200 and says in the body how many spans it did not take (OTLP, "Partial Success")."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    caplog.set_level(logging.WARNING)
+    rejected = ExportTracePartialSuccess(rejected_spans=2, error_message="too old")
+    body = ExportTraceServiceResponse(partial_success=rejected).SerializeToString()
+    with answering(200, {"Content-Type": "application/x-protobuf"}, body) as endpoint:
+        run_workflow(HELLO, store=tmp_path / "w.db", otlp=endpoint)
+        eventually(lambda: "rejected 2 of the spans: too old" in caplog.text)
+    assert delivered(tmp_path / "w.db") == 0
+    assert "runs export --pending" in caplog.text
+
+
+def test_of_a_run_that_nobody_keeps_no_remedy_is_promised(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    caplog.set_level(logging.WARNING)
+    with answering(400, {}) as endpoint:
+        run_workflow(HELLO, store=False, otlp=endpoint)
+        eventually(lambda: "there is no store that has them" in caplog.text)

@@ -45,6 +45,8 @@ _CREDENTIALS: Final = (
     "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
     "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
 )
+_LEAST_SECRET: Final = 4
+"""Characters: hiding a shorter value (`?v=1`) would hide parts of every text, and no secret."""
 _HEADER_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
 
 
@@ -79,7 +81,7 @@ class Destination:
         values = {value for _, text in self.headers for value in (text, text.rpartition(" ")[2])}
         parts = urlsplit(self.endpoint or "")
         values |= {parts.password or "", unquote(parts.password or ""), *(value for _, value in parse_qsl(parts.query))}
-        return frozenset(value for value in values if value)
+        return frozenset(value for value in values if len(value) >= _LEAST_SECRET)
 
     @property
     def is_exposed(self) -> bool:
@@ -300,9 +302,24 @@ def _refuse_what_is_no_receipt(response: Any, **_: Any) -> None:
         reason = f"it sends on to {place} (HTTP status {response.status_code}); name that endpoint"
     elif response.ok and response.headers.get("Content-Type", "").startswith("text/html"):
         reason = "it answered with a web page; is it an OTLP endpoint?"
+    elif response.ok and response.headers.get("Content-Type", "").startswith("application/x-protobuf"):
+        reason = _rejection(response.content)
     if reason is not None:
         response.close()
         raise ValueError(reason)
+
+
+def _rejection(body: bytes) -> str | None:
+    """Say what a backend that took a request did not take of it (OTLP, "Partial Success"); None if it took all."""
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+    try:
+        answer = ExportTraceServiceResponse.FromString(body).partial_success
+    except Exception:  # noqa: BLE001 - protobuf has errors of its own; whoever answers so has taken them, as far as anybody knows
+        return None
+    return (
+        f"it rejected {answer.rejected_spans} of the spans: {answer.error_message}" if answer.rejected_spans else None
+    )
 
 
 def _of_entry_point(name: str) -> SpanExporter:

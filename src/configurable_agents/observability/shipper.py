@@ -110,6 +110,8 @@ class Shipper:
         self._lost = 0
         """Spans that were not delivered and never will be from here, those told of left out."""
         self._lost_unkept = False
+        self._has_unkept = False
+        """Whether spans came that no store of ours has."""
 
     # --- on the run's thread -------------------------------------------------------------------------------------------
 
@@ -132,6 +134,7 @@ class Shipper:
         """Take a span; never waits. One that finds no room is counted as lost."""
         size = span.size + SPAN_BYTES
         with self._changed:
+            self._has_unkept |= not span.kept
             has_room = self._bytes + size <= QUEUE_BYTES and not (self._is_ending or self._is_broken)
             if has_room:
                 self._queue.append(_Entry(span, delivery, is_last))
@@ -339,7 +342,10 @@ class Shipper:
             self._warned |= tell
         if tell:
             logger.warning(
-                "spans do not reach %s: %s; runs go on, and %s", self.destination.name, reason, self._remedy(kept=True)
+                "spans do not reach %s: %s; runs go on, and %s",
+                self.destination.name,
+                reason,
+                self._remedy(kept=not self._has_unkept),
             )
 
     def _tell_what_is_lost(self, reason: str) -> None:
