@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from configurable_agents.cli.options import DebugOption, JsonOption, StoreOption, screen_of
+from configurable_agents.cli.options import (
+    DebugOption,
+    JsonOption,
+    StatusOption,
+    StoreOption,
+    WorkflowOption,
+    screen_of,
+)
 from configurable_agents.cli.runs_commands import parse_since
-from configurable_agents.semconv import Status
 
 if TYPE_CHECKING:
     from configurable_agents.cli.selecting import Selection
@@ -60,10 +66,8 @@ def export(
         bool,
         typer.Option("--pending", help="Only sampled runs that have ended and were not delivered there before."),
     ] = False,
-    workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this workflow.")] = None,
-    status: Annotated[
-        Status | None, typer.Option(metavar="STATUS", help=f"Only runs with this status: {', '.join(Status)}.")
-    ] = None,
+    workflow: WorkflowOption = None,
+    status: StatusOption = None,
     since: Annotated[
         str | None,
         typer.Option(metavar="WHEN", help="Only runs started since then, as in `runs list`."),

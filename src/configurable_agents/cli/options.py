@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from configurable_agents.cli.screen import Screen
+from configurable_agents.semconv import Status
 
 
 def _set_debug(context: typer.Context, value: bool) -> bool:
@@ -37,6 +38,11 @@ FunctionsOption = Annotated[
         metavar="MODULE",
         help="A Python module (a dotted name or a .py file) whose __all__ names the functions that nodes may call.",
     ),
+]
+WorkflowOption = Annotated[str | None, typer.Option("--workflow", metavar="NAME", help="Only runs of this workflow.")]
+StatusOption = Annotated[
+    Status | None,
+    typer.Option("--status", metavar="STATUS", help=f"Only runs with this status: {', '.join(Status)}."),
 ]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it if that is unique, or `last`.")

@@ -15,10 +15,17 @@ import typer
 
 from configurable_agents.cli import figures
 from configurable_agents.cli.jaeger import trace_url
-from configurable_agents.cli.options import DebugOption, JsonOption, RunArgument, StoreOption, screen_of
+from configurable_agents.cli.options import (
+    DebugOption,
+    JsonOption,
+    RunArgument,
+    StatusOption,
+    StoreOption,
+    WorkflowOption,
+    screen_of,
+)
 from configurable_agents.cli.screen import Screen
 from configurable_agents.cli.text import one_line
-from configurable_agents.semconv import Status
 
 if TYPE_CHECKING:
     from configurable_agents.cli.tree import RunView
@@ -33,10 +40,8 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours",
 @runs.command("list")
 def list_(
     context: typer.Context,
-    workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this workflow.")] = None,
-    status: Annotated[
-        Status | None, typer.Option(metavar="STATUS", help=f"Only runs with this status: {', '.join(Status)}.")
-    ] = None,
+    workflow: WorkflowOption = None,
+    status: StatusOption = None,
     since: Annotated[
         str | None,
         typer.Option(

@@ -40,12 +40,11 @@ class StoreSpanExporter(SpanExporter):
         """
         return self.record(spans)
 
-    def record_start(self, span: ReadableSpan) -> None:
-        """Keep the start of a run or node, so that one that its process did not survive is known."""
-        self.record((), span)
-
     def record(self, finished: Sequence[ReadableSpan], started: ReadableSpan | None = None) -> SpanExportResult:
-        """Keep finished spans, and the start of one that follows them, in one write."""
+        """Keep finished spans, and in the same write the start of a run or node that follows them.
+
+        So one that its process did not survive is known.
+        """
         try:
             writer = self._open()
             lost_before = writer.dropped_records

@@ -8,13 +8,11 @@ import secrets
 import time
 import uuid
 
-from opentelemetry.sdk.trace.id_generator import IdGenerator
-
 _LOW_BITS = 22
 _LOW_MASK = (1 << _LOW_BITS) - 1
 
 
-class TimeOrderedIdGenerator(IdGenerator):
+class TimeOrderedIdGenerator:
     """Span ids of milliseconds (high 42 bits) and a counter from a random start (low 22 bits); trace ids are random.
 
     The counter keeps the spans of one process apart even if thousands start in one millisecond; a forked child
@@ -37,10 +35,6 @@ class TimeOrderedIdGenerator(IdGenerator):
     def generate_trace_id(self) -> int:
         """Give 128 random bits, never 0."""
         return secrets.randbits(128) or 1
-
-    def is_trace_id_random(self) -> bool:
-        """Say that trace ids are random (W3C Trace Context level 2); asked by newer SDKs."""
-        return True
 
 
 def new_run_id() -> str:

@@ -189,17 +189,13 @@ def _scope(scope: InstrumentationScope | None) -> str | None:
     return _json({"name": scope.name, "version": scope.version, **{key: value for key, value in more.items() if value}})
 
 
-def _events(events: Sequence[Event]) -> str | None:
-    if not events:
-        return None
+def _events(events: Sequence[Event]) -> str:
     return _json(
         [{"name": e.name, "time_unix_nano": e.timestamp, "attributes": dict(e.attributes or {})} for e in events]
     )
 
 
-def _links(links: Sequence[Link]) -> str | None:
-    if not links:
-        return None
+def _links(links: Sequence[Link]) -> str:
     return _json(
         [{**_ids(link.context), "attributes": dict(link.attributes or {}), **_more(link.context)} for link in links]
     )

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _RANDOM: Final = 0x02
 """W3C Trace Context level 2: the trace id is random."""
 _NO_RESOURCE: Final = Resource.get_empty()
+"""Whoever ships a span gives it the resource that it is shipped with."""
 _IDS: Final = TimeOrderedIdGenerator()
 
 
@@ -51,9 +52,8 @@ class RunTracer(Tracer):
         route: Told of every span as it starts and ends; what it raises is logged and goes no further.
     """
 
-    def __init__(self, route: SpanRoute, *, resource: Resource = _NO_RESOURCE) -> None:
+    def __init__(self, route: SpanRoute) -> None:
         self._route = route
-        self._resource = resource
 
     def start_span(
         self,
@@ -75,7 +75,7 @@ class RunTracer(Tracer):
             own = _below(parent, parent.trace_flags, parent.trace_state)
         else:
             own, attributes = _first(context, parent, name, kind, attributes)
-        span = RunSpan(name, own, parent, kind, attributes, links or (), self._resource, start_time, self._ended)
+        span = RunSpan(name, own, parent, kind, attributes, links or (), _NO_RESOURCE, start_time, self._ended)
         try:
             self._route.on_start(span)
         except Exception:  # telemetry never breaks a run, and its failure is never silent

@@ -23,8 +23,6 @@ from configurable_agents.semconv import Status
 RunId = NewType("RunId", str)
 """UUIDv7, 36 characters: its text sorts by time."""
 
-TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
-
 
 def status_rank(status: str) -> int:
     """Give the rank of a status in upserts: a record never replaces one of a higher rank."""
