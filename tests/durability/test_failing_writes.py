@@ -82,7 +82,7 @@ def test_whichever_write_fails_every_record_is_there_once_in_the_end(
 @HOW
 def test_a_run_on_a_store_that_fails_gives_the_same_result_and_is_kept_in_the_end(tmp_path: Path, how: How) -> None:
     def act() -> int:
-        time.sleep(0.025)  # longer than a group is collected, so that a run has several writes
+        time.sleep(0.06)  # longer than a group is collected, so that a run has several writes
         return 7
 
     for nth in itertools.count(1):

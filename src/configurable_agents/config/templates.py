@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 MAX_PATH_PARTS: Final = 50
@@ -50,17 +50,17 @@ class Template:
 
     text: str
     pieces: tuple[str | Placeholder, ...]
+    only: Placeholder | None = field(init=False)
+    """The placeholder, if the template is exactly one and nothing else: it then passes a value with its type."""
+
+    def __post_init__(self) -> None:
+        first = self.pieces[0] if len(self.pieces) == 1 else None
+        object.__setattr__(self, "only", first if isinstance(first, Placeholder) else None)
 
     @property
     def placeholders(self) -> tuple[Placeholder, ...]:
         """All placeholders, in order."""
         return tuple(piece for piece in self.pieces if isinstance(piece, Placeholder))
-
-    @property
-    def only(self) -> Placeholder | None:
-        """The placeholder, if the template is exactly one and nothing else: it then passes a value with its type."""
-        first = self.pieces[0] if len(self.pieces) == 1 else None
-        return first if isinstance(first, Placeholder) else None
 
 
 TemplateValue = Any

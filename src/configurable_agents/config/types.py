@@ -80,7 +80,7 @@ class ValueType:
         if self._element is not None and not isinstance(value, list | tuple | set | frozenset):
             return self._element.validate(value)
         try:
-            return self._adapter.validate_python(value)
+            return self._adapter.validator.validate_python(value)
         except ValidationError as error:
             raise ValueError(explain(error)) from None
 

@@ -31,6 +31,8 @@ class Function:
     @classmethod
     def of(cls, name: str, call: Callable[..., Any]) -> Function:
         """Look at a callable: an `async def`, or an object whose `__call__` is one, runs on the loop."""
+        if type(call) is FunctionType and not call.__dict__:  # nothing marks it as what it is not, as mostly
+            return cls(name, call, bool(call.__code__.co_flags & inspect.CO_COROUTINE))
         is_async = inspect.iscoroutinefunction(call)
         if not is_async and not isinstance(call, FunctionType):
             method = getattr(call, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
@@ -131,22 +133,17 @@ def call_inline(call: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     return call(**arguments)
 
 
-async def call_function(function: Function, arguments: Mapping[str, Any], *, pool: FunctionPool, inline: bool) -> Any:
-    """Call a registered function with keyword arguments and give its result.
-
-    Args:
-        inline: Whether a plain function may run on the loop's thread: nothing else is live and no timeout applies.
-    """
+async def call_function(function: Function, arguments: Mapping[str, Any], *, pool: FunctionPool) -> Any:
+    """Call a registered function with keyword arguments, a plain one in the pool, and give its result."""
     if function.is_async:
         return await function.call(**arguments)
-    if inline:
-        result = call_inline(function.call, arguments)
-    else:
-        result = await pool.run(lambda: function.call(**arguments))
-    if type(result) in _PLAIN:
-        return result
-    # A plain function may hand back a coroutine (a lambda or partial around an async def).
-    return await result if inspect.isawaitable(result) else result
+    result = await pool.run(lambda: function.call(**arguments))
+    return await result if is_awaited(result) else result
+
+
+def is_awaited(result: Any) -> bool:
+    """Tell whether a plain function handed back a coroutine (a lambda or partial around an async def)."""
+    return type(result) not in _PLAIN and inspect.isawaitable(result)
 
 
 def named_outputs(result: Any, outputs: tuple[str, ...]) -> dict[str, Any]:

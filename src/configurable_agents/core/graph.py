@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from configurable_agents.config.conditions import ParsedCondition, parse_condition
 from configurable_agents.config.schema import START, Edge, NodeConfig, Parallel, WorkflowConfig
@@ -29,11 +29,29 @@ class Target:
     """Index of the edge in the file: the order in which branches merge."""
 
 
+@dataclass(slots=True)
+class Decision:
+    """Where a token goes after a node."""
+
+    targets: tuple[Target, ...]
+    loops: Mapping[int, int]
+    items: Parallel | None = None
+    exhausted: bool = False
+    """A loop was left because `max_iterations` was reached."""
+    label: str = field(init=False)
+    """The targets as text."""
+
+    def __post_init__(self) -> None:
+        self.label = ", ".join([target.node for target in self.targets])
+
+
 @dataclass(frozen=True, slots=True)
 class Go:
     """Plain edges: one token a target."""
 
     targets: tuple[Target, ...]
+    outside_of_loops: Decision
+    """Where a token goes that is in no loop: always the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +81,7 @@ class Map:
     target: Target
 
 
+_NOTHING: Final[Mapping[str, Any]] = {}
 Exit = Go | Choose | Repeat | Map
 
 
@@ -113,7 +132,7 @@ class Token:
     @property
     def branch(self) -> str | None:
         """The path as text, None outside of branches."""
-        return ".".join(map(str, self.path)) or None
+        return ".".join(map(str, self.path)) if self.path else None
 
 
 @dataclass(slots=True)
@@ -122,22 +141,6 @@ class Arrival:
 
     node: str
     tokens: tuple[Token, ...]
-
-
-@dataclass(slots=True)
-class Decision:
-    """Where a token goes after a node."""
-
-    targets: tuple[Target, ...]
-    loops: Mapping[int, int]
-    items: Parallel | None = None
-    exhausted: bool = False
-    """A loop was left because `max_iterations` was reached."""
-
-    @property
-    def label(self) -> str:
-        """The targets as text."""
-        return ", ".join(target.node for target in self.targets)
 
 
 def compile_plan(config: WorkflowConfig) -> Plan:
@@ -169,13 +172,12 @@ def _exit(source: str, edges: Sequence[Edge]) -> Exit:
         return Repeat(parse_condition(logic), loop.max_iterations, Target(loop.exit_to, index), restart, index)
     if edge.parallel is not None:
         return Map(edge.parallel, Target(edge.parallel.target_node, index))
-    return Go(
-        tuple(
-            Target(name, index)
-            for index, edge in own
-            for name in ([edge.to] if isinstance(edge.to, str) else edge.to or ())
-        )
+    targets = tuple(
+        Target(name, index)
+        for index, edge in own
+        for name in ([edge.to] if isinstance(edge.to, str) else edge.to or ())
     )
+    return Go(targets, Decision(targets, {}))
 
 
 def decide(plan: Plan, source: str, state: Mapping[str, Any], loops: Mapping[int, int]) -> Decision:
@@ -186,7 +188,7 @@ def decide(plan: Plan, source: str, state: Mapping[str, Any], loops: Mapping[int
     """
     way = plan.exits[source]
     if isinstance(way, Go):
-        return Decision(way.targets, loops)
+        return Decision(way.targets, loops) if loops else way.outside_of_loops
     if isinstance(way, Choose):
         taken = next((target for condition, target in way.routes if evaluate(condition, state)), way.default)
         return Decision((taken,), loops)
@@ -202,7 +204,7 @@ def decide(plan: Plan, source: str, state: Mapping[str, Any], loops: Mapping[int
 
 def settle_maps(
     plan: Plan, source: str, state: Mapping[str, Any], loops: Mapping[int, int]
-) -> tuple[Decision, dict[str, Any]]:
+) -> tuple[Decision, Mapping[str, Any]]:
     """Decide, and go on past every map whose list is empty: its result is `[]`, and its target's own edge comes next.
 
     Returns:
@@ -212,8 +214,10 @@ def settle_maps(
         ConditionError: A condition cannot be computed on this state.
         MapError: The items are no list.
     """
-    emptied: dict[str, Any] = {}
     decision = decide(plan, source, state, loops)
+    if decision.items is None:
+        return decision, _NOTHING
+    emptied: dict[str, Any] = {}
     while decision.items is not None:
         items = state.get(decision.items.items_field)
         if not isinstance(items, list):
@@ -234,7 +238,7 @@ def move(
     targets, items = decision.targets, decision.items
     if len(targets) == 1:
         to = targets[0]
-        loops = _inside(plan, to.node, decision.loops)
+        loops = decision.loops and _inside(plan, to.node, decision.loops)
         return [Token(to.node, to.edge, state, heads, token.fork, token.path, loops, items)]
     fork = Fork(token.fork, state, heads)
     return [
@@ -254,8 +258,6 @@ def move(
 
 def _inside(plan: Plan, node: str, loops: Mapping[int, int]) -> Mapping[int, int]:
     """Forget the loops that do not contain `node`: whoever comes back enters them anew."""
-    if not loops:
-        return loops
     return {edge: count for edge, count in loops.items() if node in plan.loop_bodies[edge]}
 
 

@@ -15,7 +15,14 @@ from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
 from configurable_agents.core.encoding import encode
-from configurable_agents.core.functions import Function, FunctionPool, call_function, named_outputs
+from configurable_agents.core.functions import (
+    Function,
+    FunctionPool,
+    call_function,
+    call_inline,
+    is_awaited,
+    named_outputs,
+)
 from configurable_agents.core.graph import Decision, Plan, settle_maps
 from configurable_agents.core.meter import Meter
 from configurable_agents.core.model_call import ModelCaller, ProviderError
@@ -26,7 +33,7 @@ from configurable_agents.core.waiting import within
 from configurable_agents.deltas import Delta, apply
 from configurable_agents.errors import ModelAnswerError, NodeTimeoutError, OutputError
 from configurable_agents.llm.base import ChatModel, Message
-from configurable_agents.semconv import Operation, Status
+from configurable_agents.semconv import Status
 
 MAX_ANSWERS: Final = 3
 """How often a model is asked for an answer that fits: once, and twice more with the reason."""
@@ -64,15 +71,25 @@ class Outcome:
 
 
 @dataclass(slots=True)
+class _Asked:
+    """What a visit's model calls come to."""
+
+    meter: Meter = field(default_factory=Meter)
+    models: list[str] = field(default_factory=list)
+    provider: str = ""
+
+
+@dataclass(slots=True)
 class _Open:
     """A visit whose span is open."""
 
     visit: Visit
     span: Span
     started: float
-    meter: Meter = field(default_factory=Meter)
-    models: list[str] = field(default_factory=list)
-    provider: str | None = None
+    asked: _Asked | None
+    """None for a node that asks no model."""
+    inputs: str | None = None
+    """The resolved inputs as JSON, once they are known and if they are kept."""
     attempts: int = 0
 
 
@@ -130,13 +147,7 @@ class NodeExecutor:
 
     def _start(self, visit: Visit) -> _Open:
         node = visit.node
-        attributes: dict[str, AttributeValue] = {
-            semconv.GEN_AI_OPERATION_NAME: Operation.EXECUTE_NODE.value,
-            semconv.OPENINFERENCE_SPAN_KIND: semconv.CHAIN,
-            semconv.NODE_ID: node.id,
-            semconv.NODE_KIND: node.kind,
-            semconv.SEQ: visit.seq,
-        }
+        attributes: dict[str, AttributeValue] = {**node.attributes, semconv.SEQ: visit.seq}
         if visit.reads_from:
             attributes[semconv.READS_FROM] = visit.reads_from
         if visit.branch is not None:
@@ -144,7 +155,8 @@ class NodeExecutor:
         if visit.item is not None:
             attributes[semconv.MAP_INDEX] = visit.item.index
         span = self._recorder.start(node.span_name, attributes=attributes)
-        opened = self._open[visit.seq] = _Open(visit, span, time.perf_counter())
+        asked = _Asked() if node.kind == "model" else None
+        opened = self._open[visit.seq] = _Open(visit, span, time.perf_counter(), asked)
         return opened
 
     def _end(self, opened: _Open, end: dict[str, AttributeValue]) -> None:
@@ -152,18 +164,24 @@ class NodeExecutor:
             return  # it was left behind, and has been recorded as cancelled
         self.executions += 1
         end[semconv.DURATION_SECONDS] = time.perf_counter() - opened.started
-        if opened.meter.model_calls:
-            self.meter.include(opened.meter)
-            end.update(opened.meter.attributes())
+        if opened.inputs is not None:
+            end[semconv.CONTENT_INPUTS] = opened.inputs
         if opened.attempts > 1:
             end[semconv.ATTEMPTS] = opened.attempts
-        if opened.models:
-            end[semconv.MODEL] = opened.models[-1]
-            end[semconv.PROVIDER] = opened.provider or ""
-            distinct = tuple(dict.fromkeys(opened.models))
+        if opened.asked is not None:
+            end.update(self._counted(opened.asked))
+        self._recorder.end(opened.span, end)
+
+    def _counted(self, asked: _Asked) -> dict[str, AttributeValue]:
+        self.meter.include(asked.meter)
+        end: dict[str, AttributeValue] = {**asked.meter.attributes()}
+        if asked.models:
+            end[semconv.MODEL] = asked.models[-1]
+            end[semconv.PROVIDER] = asked.provider
+            distinct = tuple(dict.fromkeys(asked.models))
             if len(distinct) > 1:
                 end[semconv.MODELS] = distinct
-        self._recorder.end(opened.span, end)
+        return end
 
     def _completed(self, visit: Visit, writes: dict[str, Any]) -> Outcome:
         if visit.item is not None:
@@ -224,25 +242,32 @@ class NodeExecutor:
         late = NodeTimeoutError(f"node {node.id!r} took longer than its timeout of {seconds:g} s")
         return within(seconds, body, error=late)
 
-    def _inputs(self, opened: _Open) -> tuple[dict[str, Any], Scope]:
+    def _inputs(self, opened: _Open) -> dict[str, Any]:
         visit = opened.visit
-        item = visit.item.locals if visit.item else {}
-        inputs = visit.node.resolve_inputs(Scope(visit.state, item))
-        if inputs and self._captures(visit.node):
-            opened.span.set_attribute(semconv.CONTENT_INPUTS, self._recorder.mask(encode(inputs)))
-        return inputs, Scope(visit.state, {**item, **inputs})
+        if not visit.node.inputs:
+            return {}
+        inputs = visit.node.resolve_inputs(Scope(visit.state, _locals(visit)))
+        if self._captures(visit.node):
+            opened.inputs = self._recorder.mask(encode(inputs))
+        return inputs
 
     async def _call(self, opened: _Open) -> dict[str, Any]:
         node = opened.visit.node
-        inputs, _ = self._inputs(opened)
+        inputs = self._inputs(opened)
         function = self._functions[node.config.function]  # type: ignore[union-attr]  # `kind` says that it is one
         inline = opened.visit.alone and node.config.timeout is None
-        result = await call_function(function, inputs, pool=self._pool, inline=inline)
+        if inline and not function.is_async:
+            result = call_inline(function.call, inputs)
+            if is_awaited(result):
+                result = await result
+        else:
+            result = await call_function(function, inputs, pool=self._pool)
         return node.checked(named_outputs(result, node.config.outputs))
 
     async def _ask(self, opened: _Open) -> dict[str, Any]:
         node = opened.visit.node
-        _, scope = self._inputs(opened)
+        inputs = self._inputs(opened)
+        scope = Scope(opened.visit.state, {**_locals(opened.visit), **inputs})
         messages = [Message("system", render(node.system, scope))] if node.system else []
         messages.append(Message("user", render(node.prompt, scope)))  # type: ignore[arg-type]  # a model node has one
         for answers_left in range(MAX_ANSWERS - 1, -1, -1):
@@ -259,9 +284,10 @@ class NodeExecutor:
     async def _reply(self, opened: _Open, messages: list[Message]) -> Any:
         node, model = opened.visit.node, self._models[opened.visit.node.id]
         caller = ModelCaller(model, self._recorder.below(opened.span), self._plan.config.config.execution.max_retries)
-        opened.provider = model.info.provider
-        reply = await caller.call(messages, schema=node.answer_schema, meter=opened.meter, capture=self._captures(node))
-        opened.models.append(reply.model or model.info.model)
+        asked = opened.asked or _Asked()
+        asked.provider = model.info.provider or ""
+        reply = await caller.call(messages, schema=node.answer_schema, meter=asked.meter, capture=self._captures(node))
+        asked.models.append(reply.model or model.info.model)
         return reply
 
     @staticmethod
@@ -274,6 +300,10 @@ class NodeExecutor:
         if missing:
             raise OutputError(f"the answer has no {', '.join(map(repr, missing))}")
         return node.checked(value)
+
+
+def _locals(visit: Visit) -> Mapping[str, Any]:
+    return visit.item.locals if visit.item else {}
 
 
 def _again(error: OutputError) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from opentelemetry.util.types import AttributeValue
+
+from configurable_agents import semconv
 from configurable_agents.config.outputs import answer_schema, output_types
 from configurable_agents.config.schema import FunctionNode, ModelNode, NodeConfig, Parallel, WorkflowConfig
 from configurable_agents.config.templates import Template, TemplateValue, parse_template, parse_value
@@ -13,6 +16,7 @@ from configurable_agents.config.types import ValueType
 from configurable_agents.core.encoding import copy_plain
 from configurable_agents.core.templates import Scope, resolve_value
 from configurable_agents.errors import OutputError
+from configurable_agents.semconv import Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class CompiledNode:
     outputs: Mapping[str, ValueType] = field(repr=False)
     answer_schema: Mapping[str, Any] | None = field(repr=False)
     """JSON Schema that a model is asked to answer by; None for plain text."""
+    attributes: Mapping[str, AttributeValue] = field(repr=False)
+    """What each of its spans has from the start."""
 
     def resolve_inputs(self, scope: Scope) -> dict[str, Any]:
         """Give the values of the local names; copies, so that nobody can change the state through them.
@@ -76,6 +82,12 @@ def _compiled(node: NodeConfig, config: WorkflowConfig) -> CompiledNode:
         system=parse_template(model.system) if model and model.system else None,
         outputs=output_types(node, config),
         answer_schema=answer_schema(node, config) if model else None,
+        attributes={
+            semconv.GEN_AI_OPERATION_NAME: Operation.EXECUTE_NODE.value,
+            semconv.OPENINFERENCE_SPAN_KIND: semconv.CHAIN,
+            semconv.NODE_ID: node.id,
+            semconv.NODE_KIND: "model" if model else "function",
+        },
     )
 
 

@@ -38,7 +38,8 @@ class StoreSpanExporter(SpanExporter):
 
         Never raises. FAILURE says that spans were lost, and how many stands in the log.
         """
-        return self.record(spans)
+        # A filtered copy, which a host's provider hands on, would take the place of what the run itself has kept.
+        return self.record([span for span in spans if not is_kept(span)])
 
     def record(self, finished: Sequence[ReadableSpan], started: ReadableSpan | None = None) -> SpanExportResult:
         """Keep finished spans, and in the same write the start of a run or node that follows them.
@@ -48,8 +49,7 @@ class StoreSpanExporter(SpanExporter):
         try:
             writer = self._open()
             lost_before = writer.dropped_records
-            # A filtered copy, which a host's provider hands on, would take the place of what the run itself has kept.
-            records = [to_record(span) for span in finished if not is_kept(span)]
+            records = [to_record(span) for span in finished]
             if started is not None:
                 records.append(to_record(started))
             writer.write(records)
@@ -68,6 +68,11 @@ class StoreSpanExporter(SpanExporter):
             self._open().write([mark])
         except Exception:  # whoever delivers spans has nobody to tell
             logger.exception("could not note that run %s was delivered to %s", run_id, destination)
+
+    def commit(self, run_id: str, seconds: float) -> None:
+        """Have a run's records committed at once and wait for it, on this thread; for so long at most."""
+        if self._writer is not None:
+            self._writer.commit(run_id, seconds)
 
     def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
         """Have a run's records committed at once and be told; True if there is nothing to wait for."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final
 
 import orjson
@@ -14,35 +17,81 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 
 from configurable_agents import semconv
 from configurable_agents.observability.resource import resource_text
+from configurable_agents.observability.spans import PARENT_IS_REMOTE, RunSpan
 from configurable_agents.semconv import Operation
 from configurable_agents.storage.base import ExecutionStateRecord, Record, RunId, SpanRecord, WorkflowRunRecord, sparse
-
-PARENT_IS_REMOTE = 0x200
-"""Bit 9 of OTLP's span flags (opentelemetry-proto, `SpanFlags`). Bit 8, which says that bit 9 means something, is understood."""
 
 
 def to_record(span: ReadableSpan) -> Record:
     """Make the record of a span: of a running one what is known so far."""
-    values, rest = _shared(span), {}
     attributes = span.attributes or {}
-    operation = attributes.get(semconv.GEN_AI_OPERATION_NAME)
-    ours = _OURS.get(operation) if semconv.RUN_ID in attributes else None  # type: ignore[call-overload]  # any value
-    if ours is None:
+    values = _own(span) if isinstance(span, RunSpan) and span.is_plain else _shared(span)
+    kind = _KINDS.get(attributes.get(semconv.GEN_AI_OPERATION_NAME)) if semconv.RUN_ID in attributes else None
+    if kind is None:
         return _other(span, values)
-    kind, fields = ours
-    for name, value in attributes.items():
-        field = fields.get(name)
-        if field is None:
-            rest[name] = value
-        else:
-            values[field] = value
-    if kind is WorkflowRunRecord:  # with the version that ran it, which is not the one that may ship it later
+    form = _form(kind, tuple(attributes))
+    values.update(zip(form.fields, form.read(attributes), strict=True))
+    if kind.record is WorkflowRunRecord:  # with the version that ran it, which is not the one that may ship it later
         values["scope_json"] = _scope(span.instrumentation_scope)
-    _complete(values)
-    if rest:
-        values["attributes_json"] = _json(rest)
-    record: Record = sparse(kind, values)
-    return record
+    if form.lacks:
+        _complete(kind, values)
+    for field in form.lists:
+        values[field] = _json(values[field])
+    if form.rest == _ONE_OF_EACH and type(attributes[semconv.OPENINFERENCE_SPAN_KIND]) is str:
+        values["attributes_json"] = _of_kind(attributes[semconv.OPENINFERENCE_SPAN_KIND])
+    elif form.rest:
+        values["attributes_json"] = _json({name: attributes[name] for name in form.rest})
+    return sparse(kind.record, values)
+
+
+_ONE_OF_EACH: Final = (semconv.OPENINFERENCE_SPAN_KIND,)
+"""What every span of ours has and no field holds."""
+
+
+@lru_cache(maxsize=16)
+def _of_kind(kind: str) -> str:
+    return _json({semconv.OPENINFERENCE_SPAN_KIND: kind})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kind:
+    """A kind of record with a table of its own."""
+
+    record: type[WorkflowRunRecord] | type[ExecutionStateRecord]
+    fields: Mapping[str, str]
+    """The field that holds each attribute."""
+    needed: Mapping[str, Any]
+    """What such a record needs, and what it is where the span does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How attributes of certain names become the fields of a record."""
+
+    read: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+    """Gives the values of `fields`, in their order."""
+    fields: tuple[str, ...]
+    lists: tuple[str, ...]
+    """Of the fields, those that hold a list as JSON."""
+    rest: tuple[str, ...]
+    """Names that have no field."""
+    lacks: bool
+    """Whether the record needs more than the attributes say."""
+
+
+@lru_cache(maxsize=256)
+def _form(kind: _Kind, names: tuple[str, ...]) -> _Form:
+    # The nodes of a workflow have the same few sets of attributes again and again: a look at each name costs more than
+    # all else that is done with them.
+    known = {name: kind.fields[name] for name in names if name in kind.fields}
+    said = set(known.values())
+    return _Form(
+        read=itemgetter(*known, semconv.RUN_ID),  # one more, so that there are two at least
+        fields=(*known.values(), "run_id"),
+        lists=tuple(field for field in known.values() if field in _LISTS),
+        rest=tuple(name for name in names if name not in known and name != semconv.GEN_AI_OPERATION_NAME),
+        lacks=not {"status", *kind.needed} <= said or ("model_calls" in said and "cost_usd" not in said),
+    )
 
 
 _OUTCOME: Final = {
@@ -63,7 +112,6 @@ _TOTALS: Final = {
     semconv.UNPRICED_CALLS: "unpriced_calls",
 }
 _RUN: Final = _OUTCOME | _TOTALS | {
-    semconv.GEN_AI_OPERATION_NAME: "operation",
     semconv.RUN_ID: "run_id",
     semconv.GEN_AI_WORKFLOW_NAME: "workflow_name",
     semconv.WORKFLOW_VERSION: "workflow_version",
@@ -77,7 +125,6 @@ _RUN: Final = _OUTCOME | _TOTALS | {
     semconv.RESOURCE: "resource_json",
 }  # fmt: skip
 _NODE: Final = _OUTCOME | _TOTALS | {
-    semconv.GEN_AI_OPERATION_NAME: "operation",
     semconv.RUN_ID: "run_id",
     semconv.SEQ: "seq",
     semconv.NODE_ID: "node_id",
@@ -93,30 +140,22 @@ _NODE: Final = _OUTCOME | _TOTALS | {
     semconv.CONTENT_INPUTS: "inputs_json",
     semconv.CONTENT_OUTPUTS: "outputs_json",
 }  # fmt: skip
-_OURS: Final = {
-    Operation.INVOKE_WORKFLOW: (WorkflowRunRecord, _RUN),
-    Operation.EXECUTE_NODE: (ExecutionStateRecord, _NODE),
-}
-"""For the operations with a table of their own: the kind of record, and the field that holds each attribute."""
 _LISTS: Final = ("reads_from_json", "models_json")
+_KINDS: Final[Mapping[object, _Kind]] = {
+    Operation.INVOKE_WORKFLOW: _Kind(WorkflowRunRecord, _RUN, {"workflow_name": ""}),
+    Operation.EXECUTE_NODE: _Kind(ExecutionStateRecord, _NODE, {"seq": 0, "node_id": "", "node_kind": ""}),
+}
+"""The operations with a table of their own."""
 
 
-def _complete(values: dict[str, Any]) -> None:
-    """Fill in what a record needs and the span does not say, and write lists as JSON."""
-    operation = values.pop("operation")
-    if operation == Operation.EXECUTE_NODE:
-        values.setdefault("seq", 0)
-        values.setdefault("node_id", "")
-        values.setdefault("node_kind", "")
-    else:
-        values.setdefault("workflow_name", "")
+def _complete(kind: _Kind, values: dict[str, Any]) -> None:
+    """Fill in what a record needs and the span does not say."""
+    for field, value in kind.needed.items():
+        values.setdefault(field, value)
     if "status" not in values:
         values["status"] = "interrupted" if "end_time_unix_nano" in values else "running"
     if values.get("model_calls") and "cost_usd" not in values:
         values["cost_usd"] = None
-    for field in _LISTS:
-        if field in values:
-            values[field] = _json(values[field])
 
 
 def _other(span: ReadableSpan, values: dict[str, Any]) -> SpanRecord:
@@ -179,6 +218,18 @@ def _shared(span: ReadableSpan) -> dict[str, Any]:
         values["events_json"] = _events(events)
     if links:
         values["links_json"] = _links(links)
+    return values
+
+
+def _own(span: RunSpan) -> dict[str, Any]:
+    """Do what `_shared` does for a span of ours that has nothing but attributes: that is each node's, twice."""
+    values = dict(span.fields)
+    if span.end_time is not None:
+        status = span.status
+        values["end_time_unix_nano"] = span.end_time
+        if status.status_code is not StatusCode.UNSET:
+            values["status_code"] = _CODE_NAMES[status.status_code]
+            values["status_message"] = status.description
     return values
 
 

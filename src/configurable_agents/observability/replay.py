@@ -15,8 +15,9 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceFl
 from opentelemetry.trace import Status as SpanStatus
 
 from configurable_agents import semconv
-from configurable_agents.observability.records import PARENT_IS_REMOTE, wall_seconds
+from configurable_agents.observability.records import wall_seconds
 from configurable_agents.observability.resource import resource_of
+from configurable_agents.observability.spans import PARENT_IS_REMOTE
 from configurable_agents.semconv import Operation, Status
 from configurable_agents.storage.base import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord
 

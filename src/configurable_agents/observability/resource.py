@@ -15,6 +15,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.version import __version__ as sdk_version
 
+from configurable_agents.environ import environment
+
 DEFAULT_SERVICE_NAME: Final = "configurable-agents"
 
 _SERVICE_NAME: Final = "service.name"
@@ -56,7 +58,7 @@ def current_resource(*, with_instance: bool = False) -> Resource:
 def own_resource(*, with_instance: bool = False) -> Resource:
     """Give our own resource: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` over our defaults."""
     # The process's id is in the key because a forked child is another instance.
-    return _made(tuple(os.environ.get(name) for name in _VARIABLES), os.getpid() if with_instance else None)
+    return _made(tuple(map(environment().get, _VARIABLES)), os.getpid() if with_instance else None)
 
 
 @functools.lru_cache(maxsize=8)

@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from configurable_agents import semconv
 from configurable_agents.observability.exporter import StoreSpanExporter
+from configurable_agents.observability.spans import RunSpan
 from configurable_agents.observability.tracing import SpanRoute
 from configurable_agents.semconv import Operation
 
@@ -77,4 +78,4 @@ class RunRoute:
 
 
 def _operation(span: ReadableSpan) -> object:
-    return (span.attributes or {}).get(semconv.GEN_AI_OPERATION_NAME)
+    return span.operation if isinstance(span, RunSpan) else (span.attributes or {}).get(semconv.GEN_AI_OPERATION_NAME)

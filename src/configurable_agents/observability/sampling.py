@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 
 from opentelemetry import trace
@@ -13,6 +12,8 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.sdk.trace.sampling import _get_from_env_or_default as sampler_from_environment
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
+
+from configurable_agents.environ import environment
 
 logger = logging.getLogger(__name__)
 
@@ -80,4 +81,4 @@ class ShipSampler(Sampler):
 
 def sdk_disabled() -> bool:
     """Say whether `OTEL_SDK_DISABLED` is true: then nothing is shipped, and the store is complete all the same."""
-    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return environment().get("OTEL_SDK_DISABLED", "").strip().lower() == "true"

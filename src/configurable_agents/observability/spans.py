@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -26,7 +27,10 @@ from configurable_agents._version import __version__
 logger = logging.getLogger(__name__)
 
 SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, __version__)
+PARENT_IS_REMOTE: Final = 0x200
+"""Bit 9 of OTLP's span flags (opentelemetry-proto, `SpanFlags`). Bit 8, which says that bit 9 means something, is understood."""
 _PLAIN: Final = frozenset({str, int, float, bool})
+_FLAT: Final = _PLAIN | {tuple}
 _GIVEN_ONCE: Final = frozenset(
     {"", semconv.GEN_AI_OPERATION_NAME, semconv.RUN_ID, semconv.SEQ, semconv.NODE_ID, semconv.NODE_KIND}
 )
@@ -53,8 +57,9 @@ class RunSpan(trace.Span, ReadableSpan):
         attributes: Attributes,
         links: Sequence[Link],
         resource: Resource,
-        start_time: int | None,
+        start_time: int,
         ended: Callable[[RunSpan], None],
+        fields: Mapping[str, Any],
     ) -> None:
         # The names are ReadableSpan's, whose `__init__` would cost as much as everything else here.
         self._name = name
@@ -68,11 +73,21 @@ class RunSpan(trace.Span, ReadableSpan):
         self._instrumentation_info = None
         self._instrumentation_scope = SCOPE
         self._status = _UNSET
-        self._start_time = time.time_ns() if start_time is None else start_time
+        self._start_time = start_time
         self._end_time: int | None = None
         self._ended = ended
+        self.fields = fields
+        """What every record of it has (`storage.base`): made once, for its start and its end."""
+        self._is_plain = kind is SpanKind.INTERNAL and not context.trace_state
         if attributes:
             self._take(attributes)
+        self.operation = self._attributes.get(semconv.GEN_AI_OPERATION_NAME)
+        """What kind of span it is, for good."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has nothing but attributes: no events, no links, no trace state, no kind of its own, as most nodes."""
+        return self._is_plain and not self._events and not self._links
 
     def get_span_context(self) -> SpanContext:
         """Give what identifies the span."""
@@ -80,7 +95,7 @@ class RunSpan(trace.Span, ReadableSpan):
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Set attributes; a value that OpenTelemetry does not know is made one, or dropped, as the SDK does."""
-        if not self._is_over("attributes"):
+        if self._end_time is None or not self._is_over("attributes"):
             self._take(attributes if _may_be_set(attributes) else _settable(attributes))
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
@@ -102,6 +117,7 @@ class RunSpan(trace.Span, ReadableSpan):
         """Give the span another name."""
         if not self._is_over("the name"):
             self._name = str(name).encode("utf-8", "backslashreplace").decode()
+            self.fields = {**self.fields, "name": self._name}
 
     def is_recording(self) -> bool:
         """Say whether the span has not ended yet."""
@@ -109,6 +125,9 @@ class RunSpan(trace.Span, ReadableSpan):
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """Set the status; OK is final, and UNSET changes nothing (OpenTelemetry trace API, "Set Status")."""
+        if status is StatusCode.OK and self._status is _UNSET and self._end_time is None:
+            self._status = _OK
+            return
         code = status.status_code if isinstance(status, Status) else status
         if self._is_over("the status") or code is StatusCode.UNSET:
             return
@@ -143,7 +162,7 @@ class RunSpan(trace.Span, ReadableSpan):
 
         Before the run has said what came of it, it goes on: code that holds it as the current span does not end it.
         """
-        if self._is_over("the end"):
+        if self._end_time is not None and self._is_over("the end"):
             return
         if semconv.RUN_ID in self._attributes and semconv.STATUS not in self._attributes:
             logger.warning("the span %r goes on: it ends with what it stands for", self._name)
@@ -153,6 +172,11 @@ class RunSpan(trace.Span, ReadableSpan):
 
     def _take(self, attributes: Mapping[str, AttributeValue]) -> None:
         own = self._attributes
+        kinds = set(map(type, attributes.values()))
+        # What the engine sets is plain, or a tuple of numbers. Here, as far as it goes, nothing looks at each value in Python.
+        if kinds <= _PLAIN or (kinds <= _FLAT and _PLAIN.issuperset(map(type, _parts_of_tuples(attributes)))):
+            own.update(attributes)
+            return
         for key, value in attributes.items():
             if type(value) in _PLAIN or (type(value) is tuple and all(type(part) in _PLAIN for part in value)):
                 own[key] = value
@@ -176,6 +200,10 @@ def _may_be_set(names: Mapping[Any, Any]) -> bool:
     except TypeError:
         return False
     return _GIVEN_ONCE.isdisjoint(names)
+
+
+def _parts_of_tuples(attributes: Mapping[str, Any]) -> Iterator[Any]:
+    return chain.from_iterable(filter(tuple.__instancecheck__, attributes.values()))
 
 
 def _settable(attributes: Mapping[Any, Any]) -> dict[str, Any]:

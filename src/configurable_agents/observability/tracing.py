@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -19,12 +19,13 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import Decision
-from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, Tracer, TraceState
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, Tracer
 from opentelemetry.util.types import Attributes
 
+from configurable_agents.environ import environment
 from configurable_agents.observability.ids import TimeOrderedIdGenerator
 from configurable_agents.observability.sampling import ShipSampler, sdk_disabled
-from configurable_agents.observability.spans import RunSpan
+from configurable_agents.observability.spans import PARENT_IS_REMOTE, RunSpan
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +70,19 @@ class RunTracer(Tracer):
         """Start a span below the one in the context, or as a root."""
         above = trace.get_current_span(context)
         parent: SpanContext | None = above.get_span_context()
-        parent = parent if parent is not None and parent.is_valid else None
-        if parent is not None and isinstance(above, RunSpan):
+        start = time.time_ns() if start_time is None else start_time
+        if isinstance(above, RunSpan) and parent is not None:
             # What is shipped of a run is decided once, at its own span, and told in the flags.
-            own = _below(parent, parent.trace_flags, parent.trace_state)
+            own = SpanContext(parent.trace_id, _IDS.generate_span_id(), False, parent.trace_flags, parent.trace_state)
+            flags = above.fields["trace_flags"] & ~PARENT_IS_REMOTE
+            fields = _fields(name, above.fields["trace_id"], own.span_id, above.fields["span_id"], flags, start)
         else:
+            parent = parent if parent is not None and parent.is_valid else None
             own, attributes = _first(context, parent, name, kind, attributes)
-        span = RunSpan(name, own, parent, kind, attributes, links or (), _NO_RESOURCE, start_time, self._ended)
+            above_id = None if parent is None else f"{parent.span_id:016x}"
+            flags = own.trace_flags | (PARENT_IS_REMOTE if parent is not None and parent.is_remote else 0)
+            fields = _fields(name, f"{own.trace_id:032x}", own.span_id, above_id, flags, start)
+        span = RunSpan(name, own, parent, kind, attributes, links or (), _NO_RESOURCE, start, self._ended, fields)
         try:
             self._route.on_start(span)
         except Exception:  # telemetry never breaks a run, and its failure is never silent
@@ -107,8 +114,17 @@ class RunTracer(Tracer):
             logger.exception("could not handle the end of the span %r", span.name)
 
 
-def _below(parent: SpanContext, flags: TraceFlags, state: TraceState | None) -> SpanContext:
-    return SpanContext(parent.trace_id, _IDS.generate_span_id(), False, flags, state)
+def _fields(
+    name: str, trace_hex: str, span_id: int, parent_hex: str | None, flags: int, start: int
+) -> Mapping[str, str | int | None]:
+    return {
+        "trace_id": trace_hex,
+        "span_id": f"{span_id:016x}",
+        "parent_span_id": parent_hex,
+        "name": name,
+        "start_time_unix_nano": start,
+        "trace_flags": flags,
+    }
 
 
 def _first(
@@ -124,7 +140,8 @@ def _first(
 
 
 def _sampling() -> tuple[bool, tuple[str | None, ...]]:
-    return sdk_disabled(), tuple(os.environ.get(name) for name in ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"))
+    environ = environment()
+    return sdk_disabled(), (environ.get("OTEL_TRACES_SAMPLER"), environ.get("OTEL_TRACES_SAMPLER_ARG"))
 
 
 @functools.lru_cache(maxsize=8)

@@ -12,14 +12,19 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any, Final, Generic, TypeVar
 
-from configurable_agents.core.functions import FunctionPool, call_inline
+from configurable_agents.core.functions import call_inline
 from configurable_agents.core.waiting import GRACE_SECONDS, cancel_all
+from configurable_agents.runtime.loops import LOOPS
 
 T = TypeVar("T")
 
 
 LOOK_SECONDS: Final = 0.05
 """How often a run on a thread of its own looks whether its caller has been cancelled."""
+
+# As they are in C: the enums that the `signal` module makes of what it gives back cost as much as a short node.
+_handler_of: Final[Callable[..., Any]] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+_handle: Final[Callable[..., Any]] = getattr(signal.signal, "__wrapped__", signal.signal)
 
 
 def drive(make: Callable[[bool], Coroutine[Any, Any, T]]) -> T:
@@ -43,14 +48,12 @@ def _in_a_loop() -> bool:
 
 
 class _Drive(Generic[T]):
-    """One loop and the coroutine that it is for."""
+    """One coroutine, and the loop that it has to itself."""
 
     def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._make = make
         self._interrupted = False
-        self._loop = asyncio.new_event_loop()
-        # A chat model that only blocks is called in the loop's default executor; asyncio's own would wait for it at exit.
-        self._loop.set_default_executor(_DaemonExecutor())
+        self._loop = LOOPS.take()
         self._task: asyncio.Task[T] | None = None
         self._was_torn = False
         """Whether KeyboardInterrupt or SystemExit went through the loop, which then has callbacks left to call."""
@@ -85,14 +88,14 @@ class _Drive(Generic[T]):
     def _interruptible(self) -> Iterator[None]:
         """Handle Ctrl-C while the loop runs, unless the program has a handler of its own."""
         here = threading.current_thread() is threading.main_thread()
-        if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        if not here or _handler_of(signal.SIGINT) is not signal.default_int_handler:
             yield
             return
-        signal.signal(signal.SIGINT, self._on_sigint)
+        _handle(signal.SIGINT, self._on_sigint)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _handle(signal.SIGINT, signal.default_int_handler)
 
     def _on_sigint(self, _signal: int, frame: FrameType | None) -> None:
         # Inside asyncio's own code KeyboardInterrupt would leave the loop in pieces; inside a plain function it is right,
@@ -104,10 +107,7 @@ class _Drive(Generic[T]):
 
     def _close(self) -> None:
         asyncio.set_event_loop(None)
-        if not (self._was_torn or asyncio.all_tasks(self._loop) or getattr(self._loop, "_asyncgens", True)):
-            # Nothing is left, as mostly: running the loop once more to find that out costs as much as a short node.
-            # (The attribute is asyncio's own, and not trusted to be there.)
-            self._loop.close()
+        if not self._was_torn and LOOPS.give_back(self._loop):
             return
         # Whoever has been cancelled before has had its time, and it must not be given twice.
         fresh = [task for task in asyncio.all_tasks(self._loop) if not task.cancelling()]
@@ -174,29 +174,3 @@ def _result(result: concurrent.futures.Future[T], caller: asyncio.Task[Any] | No
         if caller is not None and caller.cancelling() > before:
             raise asyncio.CancelledError
     return result.result()
-
-
-class _DaemonExecutor(concurrent.futures.ThreadPoolExecutor):
-    """An executor (asyncio asks for one of this class) whose threads never keep the process from ending."""
-
-    def __init__(self) -> None:
-        super().__init__(max_workers=1)
-        self._pool = FunctionPool(max_threads=64)
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
-        """Run a call in a daemon thread."""
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-        def job() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the future
-                future.set_exception(error)
-
-        self._pool.submit(job)
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leave the threads alone: they end when they are idle, or with the process."""

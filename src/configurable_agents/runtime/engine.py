@@ -177,7 +177,7 @@ class Engine:
         return move(self._plan, token, outcome.decision, state=outcome.state, heads=(outcome.delta.seq,))
 
     def _note(self, delta: Delta) -> None:
-        if len(self._running) + len(self._waiting) + len(self._ended) > 0:
+        if self._running or self._waiting or self._ended:
             self._deltas[delta.seq] = delta
 
     async def _map(self, token: Token, parallel: Parallel) -> list[Token]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from configurable_agents.config.environment import Filled, fill_environment
 from configurable_agents.config.reach import host_of, refuse_untrusted
 from configurable_agents.config.schema import WorkflowConfig
 from configurable_agents.core.functions import Function
+from configurable_agents.environ import environment
 from configurable_agents.errors import ConfigError, InputError
 from configurable_agents.observability.destinations import destinations
 from configurable_agents.observability.propagation import parent_context
@@ -153,7 +153,7 @@ def _prepare(
             hosts = [] if otlp is None else [host_of(otlp)]
             refuse_untrusted(ready.config, hosts=hosts, paths=[str(store)] if isinstance(store, str | Path) else [])
         filled = _filled(ready)
-        shipped_to = destinations(otlp, filled.config.observability.otlp, os.environ)
+        shipped_to = destinations(otlp, filled.config.observability.otlp, environment())
     except ConfigError as error:
         raise ready.loaded.place(error) from None
     given, defaults = ready.inputs.split(inputs or {})
@@ -163,22 +163,22 @@ def _prepare(
         given=given,
         defaults=defaults,
         functions=_functions(ready, functions or {}),
-        models=open_models(ready, filled.config, models or {}, environ=os.environ, trust=trust),
+        models=open_models(ready, filled.config, models or {}, environ=environment(), trust=trust),
         secrets=filled.secrets.union(
-            key_values(ready, filled.config, os.environ), *(destination.secrets for destination in shipped_to)
+            key_values(ready, filled.config, environment()), *(destination.secrets for destination in shipped_to)
         ),
         store=store,
         timeout_seconds=timeout_seconds if timeout_seconds is not None else filled.config.execution.timeout,
         observers=observers,
         destinations=shipped_to,
         ship_to_host=ship_to_host,
-        parent=parent_context(traceparent, os.environ),
+        parent=parent_context(traceparent, environment()),
     )
 
 
 def _filled(workflow: Workflow) -> Filled:
     config = workflow.config.config
-    return fill_environment(config, os.environ) if workflow.names_variables else Filled(config, frozenset())
+    return fill_environment(config, environment()) if workflow.names_variables else Filled(config, frozenset())
 
 
 def _functions(workflow: Workflow, offered: Mapping[str, Callable[..., Any]]) -> dict[str, Function]:

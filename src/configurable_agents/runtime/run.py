@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from configurable_agents.core.node_executor import NodeExecutor
 from configurable_agents.core.secrets import masker
 from configurable_agents.core.spans import Recorder, describe, record_failure
 from configurable_agents.core.waiting import within
+from configurable_agents.environ import environment
 from configurable_agents.errors import NodeExecutionError, RunTimeoutError, WorkflowExecutionError
 from configurable_agents.llm.base import ChatModel
 from configurable_agents.observability.destinations import Destination
@@ -74,9 +73,9 @@ async def run(ready: Ready, *, exclusive: bool) -> RunResult:
     storage = ready.config.storage
     if storage is not None and storage.required:
         # It is opened here and now, which may take seconds; the caller's loop goes on meanwhile.
-        store = await asyncio.to_thread(open_store, ready.store, storage, os.environ)
+        store = await asyncio.to_thread(open_store, ready.store, storage, environment())
     else:
-        store = open_store(ready.store, storage, os.environ)
+        store = open_store(ready.store, storage, environment())
     return await _Run(ready, store).run(exclusive=exclusive and ready.timeout_seconds is None)
 
 
@@ -93,7 +92,7 @@ class _Run:
         self._mask = masker(ready.secrets)
         exporter = store.exporter if store else None
         self._telemetry = open_telemetry(
-            ready.destinations, os.environ, run_id=self._run_id, store=exporter, ship_to_host=ready.ship_to_host
+            ready.destinations, environment(), run_id=self._run_id, store=exporter, ship_to_host=ready.ship_to_host
         )
         self._tracer = RunTracer(RunRoute(exporter, self._telemetry.routes, ready.observers))
         self._context = ready.parent
@@ -205,12 +204,7 @@ class _Run:
             return
         if exclusive:
             # Nobody else needs this thread: it waits itself, at half the price of being called back through the loop.
-            done = threading.Lock()
-            done.acquire()
-            if not self._store.exporter.when_committed(self._run_id, done.release) and not done.acquire(
-                timeout=seconds
-            ):
-                self._store.exporter.stop_waiting()
+            self._store.exporter.commit(self._run_id, seconds)
             return
         loop, committed = asyncio.get_running_loop(), asyncio.Event()
         if self._store.exporter.when_committed(self._run_id, lambda: _tell(loop, committed)):

@@ -1,18 +1,21 @@
 """What waits for the database: records in the order in which they came, all in the journal, the first of them in memory too.
 
-Nothing here locks: the writer does, around each call that is not about entries taken before.
+The start of a run or node execution waits apart: mostly its end comes soon, says everything, and makes it superfluous.
+
+Nothing here locks: the writer does, around each call that is not about a group taken before.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from configurable_agents.semconv import Status
 from configurable_agents.storage.base import (
@@ -21,7 +24,6 @@ from configurable_agents.storage.base import (
     ExecutionStateRecord,
     Record,
     SpanKey,
-    SpanRecord,
     WorkflowRunRecord,
 )
 from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
@@ -33,9 +35,13 @@ MEMORY_BYTES: Final = 8 * 1024 * 1024
 """Records that wait are kept in memory up to here, and read back from the journal beyond."""
 MEMORY_BYTES_WITHOUT_JOURNAL: Final = 64 * 1024 * 1024
 """Where there is no journal, what waits beyond is lost, and counted."""
+START_SECONDS: Final = 0.25
+"""What goes on for so long gets a row that says so, for who looks on. The journal has it from the start."""
 
 _NOWHERE: Final = Position(0, 0, 0)
-_OPEN_KINDS: Final[dict[type, str]] = {WorkflowRunRecord: "run", ExecutionStateRecord: "node"}
+_RUNNING: Final = Status.RUNNING.value
+_RUN, _NODE = "run", "node"
+_OPEN_KINDS: Final[dict[type, str]] = {WorkflowRunRecord: _RUN, ExecutionStateRecord: _NODE}
 """Whose starts are noted, so that their end by death is known."""
 
 
@@ -44,9 +50,7 @@ class Entry:
     """A record on its way."""
 
     record: AnyRecord | None
-    """None where only its bytes are kept."""
-    payload: bytes | None
-    """The bytes of a node's start; None where only the journal has them."""
+    """None where only the journal has it."""
     journal: Journal | None
     """None where only the memory has it."""
     position: Position
@@ -54,8 +58,36 @@ class Entry:
     size: int
     run_id: str | None
     """The run that lacks something without it; None for a mark, which is no part of its run."""
-    key: str
-    """A later record with the same key says everything that this one does."""
+
+
+@dataclass(slots=True)
+class Start:
+    """A run or node execution that goes on."""
+
+    kind: str
+    span_id: str
+    trace_id: str
+    run_id: str | None
+    journal: Journal | None
+    position: Position
+    """Where its start stands in the journal."""
+    since: float
+    """On the monotonic clock."""
+
+
+@dataclass(slots=True)
+class Group:
+    """What is committed together."""
+
+    entries: list[Entry]
+    starts: list[Start]
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.starts)
+
+
+Needed = tuple[Journal, int, int] | None
+"""A journal, a segment in it and an offset in that; None where nothing is in a journal."""
 
 
 class Backlog:
@@ -78,9 +110,16 @@ class Backlog:
         self._bytes = 0
         self._of_run: dict[str, int] = {}
         self._dropped_runs: set[str] = set()
-        self._open_spans: dict[str, OpenSpan] = {}
+        self._open: dict[str, Start] = {}
+        """What goes on, by span id."""
+        self._unsaid: dict[str, Start] = {}
+        """That of it which the database has no row of, and only the journal knows; the oldest first."""
+        self._unsaid_runs: dict[str | None, Start] = {}
+        """The runs among them, by run id."""
         self.runs_that_go_on = 0
         """How many have begun and not ended."""
+        self.gone = 0
+        """How many records have been taken out."""
         self.dropped_records = 0
         """Records that the store never gets: it refused them, or was away and there was no journal."""
         self.no_journal: JournalError | None = None
@@ -102,20 +141,30 @@ class Backlog:
     @property
     def open_runs(self) -> list[SpanKey]:
         """The runs that go on."""
-        return [SpanKey(span.span_id, span.trace_id) for span in self._open_spans.values() if span.kind == "run"]
+        return [SpanKey(start.span_id, start.trace_id) for start in self._open.values() if start.kind == _RUN]
 
     @property
     def is_whole(self) -> bool:
         """Whether the database has everything, and nothing goes on."""
-        return not self._queue and not self._open_spans
+        return not self._queue and not self._open
+
+    @property
+    def is_said(self) -> bool:
+        """Whether the database has everything, also that what goes on does so."""
+        return not self._queue and not self._unsaid
+
+    @property
+    def has_due_starts(self) -> bool:
+        """Whether something has gone on for so long that the database is to say so."""
+        return bool(self._unsaid) and _first(self._unsaid).since <= time.monotonic() - START_SECONDS
 
     def waits_for(self, run_id: str) -> bool:
         """Say whether a record of this run waits."""
-        return run_id in self._of_run
+        return run_id in self._of_run or run_id in self._unsaid_runs
 
     def lacks(self, run_id: str) -> bool:
         """Say whether the database lacks a record of this run, for now or for ever."""
-        return run_id in self._of_run or run_id in self._dropped_runs
+        return self.waits_for(run_id) or run_id in self._dropped_runs
 
     # --- records come --------------------------------------------------------------------------------------------------
 
@@ -124,24 +173,38 @@ class Backlog:
         journal, positions = self._journaled(payloads)
         limit = MEMORY_BYTES_WITHOUT_JOURNAL if journal is None else MEMORY_BYTES
         for record, payload, position in zip(records, payloads, positions, strict=True):
-            self._note_open(record)
+            kind = _OPEN_KINDS.get(type(record))
+            if kind is not None and self._goes_on(kind, record, journal, position):
+                continue
             run_id, size = run_of(record), len(payload)
-            # A node that starts mostly ends before its start is committed, and then nobody needs the record of it.
             keep = self._bytes + size <= limit
-            if journal is None and not keep:
+            if keep:
+                self._bytes += size
+            elif journal is None:
                 self.lose([run_id])
                 continue
-            is_start = journal is not None and _is_start_of_node(record)
-            self._queue.append(
-                Entry(
-                    record if keep and not is_start else None,
-                    payload if keep and is_start else None,
-                    *(journal, position, size, run_id, _key_of(record)),
-                )
-            )
-            self._bytes += size if keep else 0
+            self._queue.append(Entry(record if keep else None, journal, position, size, run_id))
             if run_id is not None:
                 self._of_run[run_id] = self._of_run.get(run_id, 0) + 1
+
+    def _goes_on(self, kind: str, record: Any, journal: Journal | None, position: Position) -> bool:
+        """Note that something has begun, or ended; True if nothing more is to be done about it for now."""
+        span_id, run_id = record.span_id, record.run_id
+        if record.status != _RUNNING:
+            if self._open.pop(span_id, None) is not None:
+                self.runs_that_go_on -= kind is _RUN
+                if self._unsaid.pop(span_id, None) is not None and kind is _RUN:
+                    self._unsaid_runs.pop(run_id, None)
+            return False
+        self.runs_that_go_on += kind is _RUN and span_id not in self._open
+        start = Start(kind, span_id, record.trace_id, run_id, journal, position, time.monotonic())
+        self._open[span_id] = start
+        if journal is None:
+            return False
+        self._unsaid[span_id] = start
+        if kind is _RUN:
+            self._unsaid_runs[run_id] = start
+        return True
 
     def _journaled(self, payloads: Sequence[bytes]) -> tuple[Journal | None, Sequence[Position]]:
         while journal := self._journal or self._next_journal():
@@ -151,7 +214,7 @@ class Backlog:
                 if self._segment != (journal, journal.segment):
                     self._segment = (journal, journal.segment)
                     # So that their end by death is seen in this segment too.
-                    journal.append(*map(encode_record, self._open_spans.values()))
+                    journal.append(*[encode_record(_noted(start)) for start in self._open.values()])
             except JournalError as error:
                 self.no_journal = error
                 self._full_journals.append(journal)
@@ -172,64 +235,95 @@ class Backlog:
                 return journal
         return None
 
-    def _note_open(self, record: AnyRecord) -> None:
-        if isinstance(record, (DeliveryRecord, SpanRecord)):
-            return
-        kind = _OPEN_KINDS[type(record)]
-        if record.status == Status.RUNNING:
-            self.runs_that_go_on += kind == "run" and record.span_id not in self._open_spans
-            self._open_spans[record.span_id] = OpenSpan(kind, record.span_id, record.trace_id)
-        elif self._open_spans.pop(record.span_id, None) is not None:
-            self.runs_that_go_on -= kind == "run"
-
     # --- records go ----------------------------------------------------------------------------------------------------
 
-    def head(self, count: int, size: int) -> list[Entry]:
-        """Give the first entries, so many and so many bytes at most, but one; they stay until they are taken out."""
+    def group(self, count: int, size: int, *, hurried: Collection[str] = (), whole: bool = False) -> Group:
+        """Give the first entries, so many and so many bytes at most, but one; they stay until they are taken out.
+
+        Args:
+            hurried: Runs that somebody waits for, of which a row is wanted at once.
+            whole: Have a row made of everything that goes on.
+        """
         entries: list[Entry] = []
         for entry in islice(self._queue, count):
             size -= entry.size
             if size < 0 and entries:
                 break
             entries.append(entry)
-        return entries
+        return Group(entries, self._starts(entries, hurried, whole=whole) if self._unsaid else [])
 
-    def read(self, entries: Sequence[Entry]) -> tuple[list[AnyRecord], list[str | None]]:
-        """Give the records of entries, each span's last, and the runs of those that cannot be read back."""
+    def _starts(self, entries: Sequence[Entry], hurried: Collection[str], *, whole: bool) -> list[Start]:
+        if whole:
+            return list(self._unsaid.values())
+        due_since = time.monotonic() - START_SECONDS
+        found: dict[str, Start] = {}
+        for start in self._unsaid.values():
+            if start.since > due_since:
+                break
+            found[start.span_id] = start
+        # A run's row comes with the first rows of its nodes.
+        for run_id in {*hurried, *(entry.run_id for entry in entries)} & self._unsaid_runs.keys():
+            start = self._unsaid_runs[run_id]
+            found[start.span_id] = start
+        return list(found.values())
+
+    def read(self, group: Group) -> tuple[list[AnyRecord], list[str | None]]:
+        """Give the records of a group, and the runs of those that cannot be read back."""
         records: list[AnyRecord] = []
         lost: list[str | None] = []
-        for entry in _without_starts_that_ended(entries):
-            # Its end stands behind this group, and says everything.
-            if entry.payload is not None and entry.key not in self._open_spans:
-                continue
+        waited: list[Entry | Start] = [*group.starts, *group.entries]
+        for one in waited:
             try:
-                records.append(_record_of(entry))
+                records.append(_record_of(one))
             except (OSError, ValueError, KeyError):
                 logger.exception("a record that waited in the journal cannot be read back")
-                lost.append(entry.run_id)
+                lost.append(one.run_id)
         return records, lost
 
-    def take_out(self, entries: Sequence[Entry]) -> list[str]:
-        """Forget the first entries, which the database has; give the runs that lack nothing any more."""
+    def needed_after(self, group: Group) -> Needed:
+        """Say from where on the journals are needed when the database has a group."""
+        rest = islice(self._queue, len(group.entries), len(group.entries) + 1)
+        written = {start.span_id for start in group.starts}
+        unsaid = (start for start in self._unsaid.values() if start.span_id not in written)
+        journals = self._all_journals()
+        places = [
+            (journals.index(one.journal), one.position)
+            for one in (next(rest, None), next(unsaid, None))
+            if one is not None and one.journal is not None
+        ]
+        if places:
+            index, position = min(places)
+            return journals[index], position.segment, position.offset
+        return (journals[-1], *journals[-1].end) if journals else None
+
+    def take_out(self, group: Group) -> list[str]:
+        """Forget a group, which the database has; give the runs that lack nothing any more."""
         complete: list[str] = []
-        for entry in entries:
+        self.gone += len(group.entries)
+        for start in group.starts:
+            self._unsaid.pop(start.span_id, None)
+            if start.kind is _RUN and start.run_id is not None:
+                self._unsaid_runs.pop(start.run_id, None)
+                complete.append(start.run_id)
+        for entry in group.entries:
             self._queue.popleft()
-            if entry.record is not None or entry.payload is not None:
+            if entry.record is not None:
                 self._bytes -= entry.size
             if entry.run_id is not None:
-                self._of_run[entry.run_id] -= 1
-                if self._of_run[entry.run_id] <= 0:
+                left = self._of_run[entry.run_id] = self._of_run[entry.run_id] - 1
+                if left <= 0:
                     del self._of_run[entry.run_id]
                     complete.append(entry.run_id)
-        return complete
+        return [run_id for run_id in complete if not self.waits_for(run_id)]
 
-    def forget(self, last: Entry) -> None:
+    def forget(self, needed: Needed) -> None:
         """Remove the parts of journals that a commit has made superfluous: records are committed in their order."""
-        if last.journal is None:
+        if needed is None:
             return
+        journal, segment, offset = needed
         with contextlib.suppress(OSError):  # a part that stays is taken up later, and changes nothing
-            last.journal.forget(last.position)
-            while self._full_journals and self._full_journals[0] is not last.journal:
+            journal.forget_before(segment, offset)
+            while self._full_journals and self._full_journals[0] is not journal:
                 # What is still running has been noted in the journal after it.
                 self._full_journals.pop(0).close(remove=True)
 
@@ -260,7 +354,7 @@ class Backlog:
 
     def of_runs_that_go_on(self) -> Iterator[Record]:
         """Give what the journals still have of runs that go on or wait, also what was committed."""
-        run_ids, trace_ids = set(self._of_run), {span.trace_id for span in self._open_spans.values()}
+        run_ids, trace_ids = set(self._of_run), {start.trace_id for start in self._open.values()}
         payloads = chain.from_iterable(journal.records() for journal in self._all_journals())
         return (
             record
@@ -273,32 +367,25 @@ class Backlog:
         return [*self._full_journals, *([self._journal] if self._journal is not None else [])]
 
 
-def _is_start_of_node(record: AnyRecord) -> bool:
-    return type(record) is ExecutionStateRecord and record.status == Status.RUNNING
-
-
 def run_of(record: AnyRecord) -> str | None:
     """Give the run that lacks something without a record."""
     return None if isinstance(record, DeliveryRecord) else record.run_id
 
 
-def _record_of(entry: Entry) -> AnyRecord:
-    if entry.record is not None:
+def _record_of(entry: Entry | Start) -> AnyRecord:
+    if isinstance(entry, Entry) and entry.record is not None:
         return entry.record
-    payload = entry.payload
-    if payload is None and entry.journal is not None:
-        payload = entry.journal.read(entry.position)
-    record = None if payload is None else decode_record(payload)
-    if record is None or isinstance(record, OpenSpan):
+    if entry.journal is None:
+        raise ValueError("the record is in no journal")
+    record = decode_record(entry.journal.read(entry.position))
+    if isinstance(record, OpenSpan):
         raise ValueError("the journal gave another record than was asked for")
     return record
 
 
-def _key_of(record: AnyRecord) -> str:
-    return f"{record.run_id} {record.destination}" if isinstance(record, DeliveryRecord) else record.span_id
+def _noted(start: Start) -> OpenSpan:
+    return OpenSpan(start.kind, start.span_id, start.trace_id)
 
 
-def _without_starts_that_ended(entries: Sequence[Entry]) -> list[Entry]:
-    """Leave out starts whose end is in the same group: the end says everything."""
-    last = {entry.key: index for index, entry in enumerate(entries)}
-    return [entry for index, entry in enumerate(entries) if last[entry.key] == index]
+def _first(starts: Mapping[str, Start]) -> Start:
+    return next(iter(starts.values()))

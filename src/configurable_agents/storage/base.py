@@ -481,6 +481,14 @@ class StorageBackend(ABC):
             StorageError: Nothing of it was written.
         """
 
+    def write_at_once(self, records: Sequence[AnyRecord]) -> bool:
+        """Write records as `write` does, if that needs no waiting for others; whoever asks may have a loop to keep going.
+
+        Returns:
+            False if it would, or did not succeed: nothing was written.
+        """
+        return False
+
     def together(self, read: Callable[[], _Read]) -> _Read:
         """Do several reads on one connection, which is cheaper."""
         return read()

@@ -16,11 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from configurable_agents.errors import StorageError
+from configurable_agents.storage.sqlite_driver import begin_writing, commit, roll_back
 
 T = TypeVar("T")
-
-BEGIN_OPTION: Final = "configurable_agents_begin"
-"""Execution option of a connection: the statement that opens its transactions on SQLite."""
 
 
 class Database:
@@ -30,16 +28,17 @@ class Database:
         self.location = location
         self.engine = engine
         self.dialect = engine.dialect.name
-        self._writing = engine.execution_options(**{BEGIN_OPTION: "BEGIN IMMEDIATE"})
         self._busy_timeout_seconds = busy_timeout_seconds
         self._closed = False
         self._current = threading.local()
         # SQLite has one writer at a time. Its own waiting polls and is unfair, so threads of one process queue here.
         self._writer = threading.Lock() if engine.dialect.name == "sqlite" else None
+        self._kept: list[sa.Connection] = []
+        """SQLite's writing connection, between transactions: taking one from the pool costs as much as an insert."""
         with _OPEN_LOCK:
             _OPEN.add(self)
         # An engine that is only dropped would leave its connections to the garbage collector, which warns of them.
-        weakref.finalize(self, engine.dispose)
+        weakref.finalize(self, _dispose, engine, self._kept)
 
     def run(self, work: Callable[[sa.Connection], T], *, write: bool = False) -> T:
         """Do the work in one transaction; inside of another `run` of the same thread it is part of that one.
@@ -52,51 +51,96 @@ class Database:
             return work(connection)
         if self._closed:
             raise StorageError(f"the store at {self.location} is closed")
-        with translated(self.location), self._turn(write=write):
+        with translated(self.location):
+            if write and self._writer is not None:
+                return self._write(work, self._writer)
             try:
-                return self._once(work, write=write)
+                return self._once(work)
             except exc.DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
                 # The server was restarted since the connection was made; the pool has dropped the rest of its kind.
-                return self._once(work, write=write)
+                return self._once(work)
+
+    @contextlib.contextmanager
+    def waiting_for_nobody(self) -> Iterator[None]:
+        """Have what this thread writes into a SQLite file fail at once where somebody else is writing it."""
+        self._current.is_in_haste = True
+        try:
+            yield
+        finally:
+            self._current.is_in_haste = False
 
     def close(self) -> None:
         """Give all connections back."""
         self._closed = True
-        self.engine.dispose()
+        # Whoever is writing just now gives his back himself.
+        if self._writer is None or self._writer.acquire(timeout=self._busy_timeout_seconds):
+            _dispose(self.engine, self._kept)
+            if self._writer is not None:
+                self._writer.release()
+        else:
+            self.engine.dispose()
 
-    def _once(self, work: Callable[[sa.Connection], T], *, write: bool) -> T:
+    def _once(self, work: Callable[[sa.Connection], T]) -> T:
         gate = contextlib.nullcontext() if self._writer is None else GATE.inside()  # a server may be slow to answer
-        with gate, (self._writing if write else self.engine).begin() as connection:
-            self._current.connection = connection
-            try:
-                return work(connection)
-            finally:
-                self._current.connection = None
+        with gate, self.engine.begin() as connection:
+            return self._within(connection, work)
 
-    @contextlib.contextmanager
-    def _turn(self, *, write: bool) -> Iterator[None]:
-        writer = self._writer if write else None
-        if writer is None:
-            yield
-            return
-        if not writer.acquire(timeout=self._busy_timeout_seconds):
+    def _within(self, connection: sa.Connection, work: Callable[[sa.Connection], T]) -> T:
+        self._current.connection = connection
+        try:
+            return work(connection)
+        finally:
+            self._current.connection = None
+
+    def _write(self, work: Callable[[sa.Connection], T], turn: threading.Lock) -> T:
+        """Write into a SQLite file, on the connection that is kept for it."""
+        patience = 0.0 if getattr(self._current, "is_in_haste", False) else self._busy_timeout_seconds
+        if not turn.acquire(timeout=patience):
             raise StorageError(f"the store at {self.location} is being written by another thread; try again")
         try:
-            yield
+            with GATE.inside():
+                connection = self._kept.pop() if self._kept else self.engine.connect()
+                is_whole = False
+                try:
+                    begin_writing(connection, busy_timeout_seconds=patience)
+                    result = self._committed(connection, work)
+                    is_whole = not self._closed
+                finally:
+                    # After a fault it is looked at by nobody any more: the pool makes a new one.
+                    self._kept.append(connection) if is_whole else connection.close()
+                return result
         finally:
-            writer.release()
+            turn.release()
+
+    def _committed(self, connection: sa.Connection, work: Callable[[sa.Connection], T]) -> T:
+        try:
+            result = self._within(connection, work)
+            if connection.in_transaction():  # SQLAlchemy has taken part, and wants to be told
+                connection.commit()
+            commit(connection)
+        except BaseException:
+            roll_back(connection)
+            raise
+        return result
 
     def before_fork(self) -> None:
         """Leave no idle connection to a child: SQLite's locks and files do not survive being shared by a fork."""
-        self.engine.dispose()
+        _dispose(self.engine, self._kept)
 
     def after_fork_in_child(self) -> None:
         """Start afresh: other threads' connections and turns stayed in the parent."""
         self.engine.dispose(close=False)
+        self._kept.clear()
         self._current = threading.local()
         self._writer = threading.Lock() if self._writer is not None else None
+
+
+def _dispose(engine: sa.Engine, kept: list[sa.Connection]) -> None:
+    while kept:
+        kept.pop().close()
+    engine.dispose()
 
 
 class _Gate:
@@ -185,11 +229,6 @@ def _is_refused(error: Exception) -> bool:
     # SQLite's driver has no class of its own for a value of a kind that no column takes.
     unbindable = isinstance(error, exc.InterfaceError | exc.ProgrammingError) and "binding" in str(error.orig)
     return unbindable or isinstance(error, _REFUSED)
-
-
-def is_locked(error: BaseException | None) -> bool:
-    """Tell whether another process holds the lock that was asked for."""
-    return isinstance(error, exc.DBAPIError) and ("locked" in str(error.orig) or "busy" in str(error.orig))
 
 
 def _message(error: Exception, location: str) -> str:

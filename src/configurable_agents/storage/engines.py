@@ -6,16 +6,17 @@ import contextlib
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.pool import NullPool, QueuePool
 
 from configurable_agents.errors import StorageError
-from configurable_agents.storage.database import BEGIN_OPTION, GATE, is_locked, translated
+from configurable_agents.storage.database import GATE, translated
+from configurable_agents.storage.sqlite_driver import begin_reading, driver_of, on_driver
 
 _CONNECT_TIMEOUT_SECONDS: Final = 5
 _STATEMENT_TIMEOUT_SECONDS: Final = 10
@@ -129,67 +130,14 @@ def use_write_ahead_log(engine: sa.Engine) -> None:
         on_driver(connection, "PRAGMA journal_mode = WAL")
 
 
-_ASK_MS: Final = 10
-"""SQLite asks for the lock of another process ever more rarely, soon every 100 ms: one that writes group after group then
-hardly ever leaves it to the others. Within its first 10 ms it asks four times, and without the interpreter's lock."""
-
-
 def _beginner(busy_timeout_seconds: float) -> Callable[[sa.Connection], None]:
-    """Give what opens the transactions of an engine."""
-    usual = round(busy_timeout_seconds * 1000)
-    ask_usually, ask_often = f"PRAGMA busy_timeout = {usual}", f"PRAGMA busy_timeout = {min(usual, _ASK_MS)}"
-    # Counted as SQLite does, not by the clock: who is given no time to ask is not to give up sooner for that.
-    tries = max(1, usual // _ASK_MS)
+    """Give what opens the transactions of an engine that SQLAlchemy begins."""
 
     def begin(connection: sa.Connection) -> None:
-        statement = connection.get_execution_options().get(BEGIN_OPTION)
-        if statement is None:
-            on_driver(connection, ask_usually)
-            on_driver(connection, "BEGIN")
-        else:
-            on_driver(connection, ask_often)
-            _persist(lambda: on_driver(connection, statement), tries)
+        if not driver_of(connection).in_transaction:  # else it is one of `Database`, in which SQLAlchemy takes part
+            begin_reading(connection, busy_timeout_seconds=busy_timeout_seconds)
 
     return begin
-
-
-def _persist(begin: Callable[[], object], tries: int) -> None:
-    for left in reversed(range(tries)):
-        try:
-            begin()
-        except exc.OperationalError as error:
-            if not left or not is_locked(error):
-                raise
-        else:
-            return
-
-
-def on_driver(connection: sa.Connection, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-    """Execute a small statement of SQLite, and give its rows.
-
-    On the driver's own connection: through SQLAlchemy a BEGIN costs as much as the insert that follows.
-    """
-    with _as_sqlalchemy_says(statement):
-        rows: list[Any] = _driver(connection).execute(statement, values).fetchall()
-        return rows
-
-
-def changed_on_driver(connection: sa.Connection, statement: str, values: Sequence[Any]) -> int:
-    """Execute a statement of SQLite that writes, as `on_driver` does; gives how many rows it made or changed."""
-    with _as_sqlalchemy_says(statement):
-        return _driver(connection).execute(statement, values).rowcount
-
-
-def _driver(connection: sa.Connection) -> sqlite3.Connection:
-    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
-
-
-@contextlib.contextmanager
-def _as_sqlalchemy_says(statement: str) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise exc.DBAPIError.instance(statement, None, error, sqlite3.Error) from error
 
 
 def _connector(uri: str, *, power: bool = False) -> Callable[[float], sqlite3.Connection]:

@@ -107,16 +107,21 @@ class Journal:
         Raises:
             JournalError: Nothing was appended.
         """
-        data = b"".join([_FRAME.pack(MARKER, len(payload), zlib.crc32(payload)) + payload for payload in payloads])
+        parts: list[bytes] = []
+        for payload in payloads:
+            parts += (_FRAME.pack(MARKER, len(payload), zlib.crc32(payload)), payload)
+        data = b"".join(parts)
         with self._lock:
             segment = self._current(len(data))
-            _write_whole(segment.fd, data, segment.end)
+            end = segment.end
+            _write_whole(segment.fd, data, end)
             if self._power:
                 _sync(segment.fd)
             positions = []
             for payload in payloads:
-                positions.append(Position(segment.number, segment.end, len(payload)))
-                segment.end += FRAME_BYTES + len(payload)
+                positions.append(Position(segment.number, end, len(payload)))
+                end += FRAME_BYTES + len(payload)
+            segment.end = end
             return positions
 
     def read(self, position: Position) -> bytes:
@@ -137,16 +142,20 @@ class Journal:
                 yield frame.payload
 
     def forget(self, upto: Position) -> None:
-        """Say that the database has this record and all before it: segments that nobody needs any more are removed.
+        """Say that the database has this record and all before it."""
+        self.forget_before(upto.segment, upto.offset + FRAME_BYTES + upto.length)
+
+    def forget_before(self, number: int, offset: int) -> None:
+        """Say that the database has all records before a place: segments that nobody needs any more are removed.
 
         What was committed before the process died is then not written again: it may have been deleted meanwhile.
         """
         with self._lock:
-            for number in [number for number in self._segments if number < upto.segment]:
-                self._remove(self._segments.pop(number))
-            segment = self._segments.get(upto.segment)
+            if len(self._segments) > 1:
+                for old in [old for old in self._segments if old < number]:
+                    self._remove(self._segments.pop(old))
+            segment = self._segments.get(number)
             if segment is not None:
-                offset = upto.offset + FRAME_BYTES + upto.length
                 with contextlib.suppress(JournalError):  # then it is written twice, which is harmless
                     _write_over(segment.fd, _committed(offset), _COMMITTED_AT)
 
@@ -172,6 +181,13 @@ class Journal:
         """Bytes that the segments of this process hold."""
         with self._lock:
             return sum(segment.end for segment in self._segments.values())
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """The segment that is written now, and where the next record goes in it."""
+        with self._lock:
+            segment = self._segments.get(self._number)
+            return self._number, HEADER_BYTES if segment is None else segment.end
 
     @property
     def segment(self) -> int:
@@ -336,6 +352,8 @@ def _write_whole(fd: int, data: bytes, offset: int) -> None:
 def _write_over(fd: int, data: bytes, offset: int) -> None:
     try:
         written = _write_at(fd, data, offset)
+        if written == len(data):
+            return
         while written < len(data):
             done = _write_at(fd, memoryview(data)[written:], offset + written)
             if done == 0:

@@ -211,6 +211,21 @@ class SqlAlchemyStorageBackend(StorageBackend):
 
     def write(self, records: Sequence[AnyRecord]) -> None:
         """Write records of any kind in one transaction, through the repositories."""
+        if records:
+            self._database.run(self._writing(records), write=True)
+
+    def write_at_once(self, records: Sequence[AnyRecord]) -> bool:
+        """Write records into a file, if nobody else is writing it (see the base class)."""
+        if self._file is None:
+            return False
+        try:
+            with self._database.waiting_for_nobody():
+                self.write(records)
+        except StorageError:  # whoever writes them the usual way finds out what it is
+            return False
+        return True
+
+    def _writing(self, records: Sequence[AnyRecord]) -> Callable[[sa.Connection], None]:
         runs, states, others, marks = by_kind(records)
         # Not within the transaction: a database has one writer at a time, and others wait for this one to end.
         write_runs, write_states = self.runs.writing(runs), self.execution_states.writing(states)
@@ -224,8 +239,7 @@ class SqlAlchemyStorageBackend(StorageBackend):
             self.execution_states.upsert_spans(others)
             self.runs.mark_delivered(marks)
 
-        if records:
-            self._database.run(work, write=True)
+        return work
 
     def together(self, read: Callable[[], _Read]) -> _Read:
         """Do several reads in one transaction, on one connection."""

@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from configurable_agents.errors import StorageError
-from configurable_agents.storage.database import Database, is_locked
+from configurable_agents.storage.database import Database
 from configurable_agents.storage.engines import use_write_ahead_log
 from configurable_agents.storage.models import OLDER_REVISIONS, SCHEMA_REVISION, metadata, version
+from configurable_agents.storage.sqlite_driver import is_locked
 from configurable_agents.storage.views import create_views
 
 T = TypeVar("T")

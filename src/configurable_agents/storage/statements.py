@@ -19,8 +19,8 @@ import sqlalchemy as sa
 from configurable_agents.semconv import Operation
 from configurable_agents.storage import usage
 from configurable_agents.storage.base import ExecutionStateRecord, SpanRecord, WorkflowRunRecord, status_rank
-from configurable_agents.storage.engines import changed_on_driver
 from configurable_agents.storage.models import execution_states, spans, workflow_configs, workflow_runs
+from configurable_agents.storage.sqlite_driver import changed_on_driver
 
 Row = tuple[Any, ...]
 _Ranked = TypeVar("_Ranked", WorkflowRunRecord, ExecutionStateRecord)
@@ -30,9 +30,10 @@ Where = Literal["absent", "not later", "earlier"]
 Statement = tuple[str, Row]
 _Result = TypeVar("_Result")
 
-_CHUNK_SIZES: Final = (256, 192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+_CHUNK_SIZES: Final = (256, 192, 128, 96, 64, 48, 32, 24, *range(20, 0, -1))
 """256 rows of 50 columns stay far below SQLite's limit of 32766 values in a statement. The sizes between the powers of two
-save statements: around each of them the interpreter's lock is given away and waited for, while other processes wait too."""
+save statements: around each of them the interpreter's lock is given away and waited for, while other processes wait too.
+A short run alone is one statement."""
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -174,6 +175,9 @@ def _cleaned_if_need_be(
 
 def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     start, left = 0, len(rows)
+    if left in _CHUNK_SIZES:
+        yield rows
+        return
     for size in _CHUNK_SIZES:
         while size <= left:
             yield rows[start : start + size]

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 
 from configurable_agents.semconv import Operation
 from configurable_agents.storage.base import ModelUsage
-from configurable_agents.storage.engines import on_driver
 from configurable_agents.storage.models import model_usage, spans
+from configurable_agents.storage.sqlite_driver import on_driver
 
 Key = tuple[int, str, str]
 """Day, provider, model."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from configurable_agents.errors import StorageError
-from configurable_agents.storage.backlog import Backlog, Entry, run_of
+from configurable_agents.storage.backlog import Backlog, Group, run_of
 from configurable_agents.storage.base import AnyRecord, StorageBackend
 from configurable_agents.storage.codec import encode_record
 from configurable_agents.storage.recovery import quarantine, write_or_isolate
@@ -35,6 +35,11 @@ MOST_BYTES: Final = 4 * 1024 * 1024
 the wait for other processes that write the same file."""
 BATCH_SECONDS: Final = 0.02
 """How long the first record of a group waits for others: a row of a group costs a fifth of a commit of its own."""
+LOOK_SECONDS: Final = 0.01
+"""How often the thread looks for a first record while there is something to do. To be woken by each one would cost the run
+that writes it more than the write: the two pass the interpreter's lock to and fro."""
+AWAKE_SECONDS: Final = 1.0
+"""For so long after the last record it looks; then it sleeps until the next one wakes it."""
 SOON_SECONDS: Final = 0.05
 """The same, at most, where a run waits for its commit but more runs go on, which may end soon as well: a group is then
 gathered for as long as the last one took. So a file that many processes write is left to the others half of the time."""
@@ -81,10 +86,14 @@ class Writer:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._work = threading.Condition(self._lock)
+        """What the thread waits for; `_changed` is what others wait for."""
         self._backlog = Backlog(self._journals, power=self._power)
         self._watchers: dict[str, list[Callable[[], None]]] = {}
         self._hurry = False
+        self._wants_all = False
         self._away = False
         self._late = False
         self._gave_up = False
@@ -92,6 +101,8 @@ class Writer:
         self._hold_at = 0.0
         self._commit_seconds = 0.0
         self._committed_at = 0.0
+        self._is_committing = False
+        self._is_asleep = False
         self._thread: threading.Thread | None = None
 
     @property
@@ -119,15 +130,50 @@ class Writer:
     def write(self, records: Sequence[AnyRecord]) -> None:
         """Make records durable, and have them committed soon."""
         payloads = [encode_record(record) for record in records]
-        with self._changed:
+        with self._lock:
             self._backlog.append(records, payloads)
             waiting = len(self._backlog)
-            if waiting <= len(records) or waiting - len(records) < ENOUGH_RECORDS <= waiting:
-                self._changed.notify_all()
+            if self._is_asleep or waiting - len(records) < ENOUGH_RECORDS <= waiting:
+                self._work.notify()
             self._keep_a_thread()
         # Without a journal only a commit makes these durable; a store that is away is not waited for.
         if self._backlog.directory is None and not self._away and self.flush(COMMIT_WAIT_SECONDS):
             self._say_that_there_is_no_journal()
+
+    def commit(self, run_id: str, seconds: float) -> None:
+        """Have everything of a run committed at once, and wait for that; not longer, and not for a store that is away."""
+        if self._commit_here():
+            return
+        done = threading.Lock()
+        done.acquire()
+        if not self.when_committed(run_id, done.release) and not done.acquire(timeout=seconds):
+            self.stop_waiting()
+
+    def _commit_here(self) -> bool:
+        """Commit on this thread, if nobody else is at it: with one run alone, waking the writer's own would cost more."""
+        with self._lock:
+            backend = self._backend
+            if backend is None or self._is_busy or self._backlog.directory is None:
+                return False
+            group = self._backlog.group(ENOUGH_RECORDS, MOST_BYTES)
+            if len(group.entries) < len(self._backlog):
+                return False
+            self._is_committing = True
+        is_written = False
+        try:
+            records, lost = self._backlog.read(group)
+            is_written = not lost and backend.is_current() and backend.write_at_once(records)
+            if is_written:
+                self._committed(group, ())
+        finally:
+            with self._lock:
+                self._is_committing = False
+                self._changed.notify_all()
+        return is_written
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._is_committing or self._away or self._late or self._is_replaced or self._gave_up
 
     def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
         """Have everything of a run committed at once, and be called when it is, or when the store turns out to be away.
@@ -135,33 +181,33 @@ class Writer:
         Returns:
             True if there is nothing to wait for; `call` is then not called.
         """
-        with self._changed:
+        with self._lock:
             if self._away or self._late or self._thread is None or not self._backlog.waits_for(run_id):
                 return True
             self._watchers.setdefault(run_id, []).append(call)
             self._hurry = True
-            self._changed.notify_all()
+            self._work.notify()
         return False
 
     def flush(self, seconds: float) -> bool:
         """Have everything committed within `seconds`; say whether it is."""
         deadline = time.monotonic() + seconds
-        with self._changed:
-            while self._backlog:
+        with self._lock:
+            while not self._backlog.is_said:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                self._hurry = True
+                self._hurry = self._wants_all = True
                 self._keep_a_thread()
                 if self._thread is None:
                     return False
-                self._changed.notify_all()
+                self._work.notify()
                 self._changed.wait(left)
         return True
 
     def lacks(self, run_id: str) -> bool:
         """Say whether the database lacks a record of this run."""
-        with self._changed:
+        with self._lock:
             return self._backlog.lacks(run_id)
 
     def close(self, *, since: float | None = None) -> None:
@@ -173,10 +219,10 @@ class Writer:
         if self._closed or self._pid != os.getpid():
             return
         began = time.monotonic() if since is None else since
-        with self._changed:
+        with self._lock:
             self._closed = True
             thread = self._thread
-            self._changed.notify_all()
+            self._work.notify()
         if thread is None:
             self._drain(began + self._exit_seconds())  # here: at the interpreter's end no thread can be begun
         elif thread is not threading.current_thread():
@@ -184,9 +230,9 @@ class Writer:
             # In slices: a store that is opened only now, for the last spans of a short program, may turn out to be away.
             while thread.is_alive() and (left := began + self._exit_seconds() - time.monotonic()) > 0:
                 thread.join(timeout=min(left, _EXIT_SLICE_SECONDS))
-        with self._changed:
+        with self._lock:
             self._gave_up = True
-            self._changed.notify_all()
+            self._work.notify()
             self._backlog.close()
             waiting = len(self._backlog)
         if waiting:
@@ -200,9 +246,9 @@ class Writer:
 
     def _drain(self, deadline: float) -> None:
         while self._backlog:
-            batch = self._backlog.head(MOST_RECORDS, MOST_BYTES)
+            group = self._backlog.group(MOST_RECORDS, MOST_BYTES)
             try:
-                self._committed(batch, self._commit(batch))
+                self._committed(group, self._commit(group))
             except Exception as error:  # noqa: BLE001 - the end of a program is no place to fail
                 self._went_away(error)
                 if time.monotonic() + RETRY_SECONDS[2] >= deadline:
@@ -212,7 +258,7 @@ class Writer:
     # --- committing: on the writer's thread ----------------------------------------------------------------------------
 
     def _keep_a_thread(self) -> None:
-        if self._thread is None and self._backlog and not self._closed:
+        if self._thread is None and not self._backlog.is_said and not self._closed:
             name = "configurable-agents-store"
             thread = threading.Thread(target=_commit_for_ever, args=(weakref.ref(self),), name=name, daemon=True)
             with contextlib.suppress(RuntimeError):  # no thread can be had now, or the interpreter is ending
@@ -221,47 +267,69 @@ class Writer:
 
     def _turn(self, failures: int) -> int | None:
         """Commit one group; give the failures in a row, or None when the thread is not needed any more."""
-        batch = self._next_batch(failures)
+        group = self._next_group(failures)
         self._hold_runs()
-        if batch is None:
+        if group is None:
             return None
-        if not batch:
+        if not group:
             return failures
         began = time.monotonic()
         try:
-            lost = self._commit(batch)
+            lost = self._commit(group)
+            self._commit_seconds = time.monotonic() - began
+            self._committed(group, lost)
         except BaseException as error:  # noqa: BLE001 - no fault of a store changes a run, and the thread must live
             self._went_away(error)
             return failures + 1
-        self._committed_at = time.monotonic()
-        self._commit_seconds = self._committed_at - began
-        self._committed(batch, lost)
+        finally:
+            self._is_committing = False
         return 0
 
-    def _next_batch(self, failures: int) -> list[Entry] | None:
-        with self._changed:
+    def _next_group(self, failures: int) -> Group | None:
+        with self._lock:
             if failures:
-                self._changed.wait(RETRY_SECONDS[2 if self._closed else min(failures, len(RETRY_SECONDS)) - 1])
-            elif not self._backlog and not self._closed:
-                self._changed.wait(min(IDLE_SECONDS, self._renew_seconds or IDLE_SECONDS))
-            if not failures:
+                self._work.wait(RETRY_SECONDS[2 if self._closed else min(failures, len(RETRY_SECONDS)) - 1])
+            else:
+                self._wait_for_work()
                 self._wait_for_company()
-            if not (self._backlog or self._closed) and self._renew_seconds is not None and self._backlog.open_runs:
-                return []
-            if not self._backlog or self._gave_up:
+            while self._is_committing:  # on the thread of a run that waits for it
+                self._changed.wait()
+            group = self._backlog.group(MOST_RECORDS, MOST_BYTES, hurried=self._watchers, whole=self._wants_all)
+            if not (group or self._closed) and (not self._backlog.is_said or self._has_leases_to_renew):
+                return group
+            if not group or self._gave_up:
                 self._thread = None
                 if not self._closed:
                     self._backlog.rest()
                 return None
-            return self._backlog.head(MOST_RECORDS, MOST_BYTES)
+            self._is_committing = True
+            return group
+
+    def _wait_for_work(self) -> None:
+        began = time.monotonic()
+        seconds = min(IDLE_SECONDS, self._renew_seconds or IDLE_SECONDS)
+        while not self._has_work and (left := began + seconds - time.monotonic()) > 0:
+            self._is_asleep = seconds - left > AWAKE_SECONDS
+            self._work.wait(left if self._is_asleep else LOOK_SECONDS)
+            self._is_asleep = False
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._backlog) or self._closed or self._hurry or self._backlog.has_due_starts
+
+    @property
+    def _has_leases_to_renew(self) -> bool:
+        return self._renew_seconds is not None and bool(self._backlog.open_runs)
 
     def _wait_for_company(self) -> None:
-        began = time.monotonic()
+        began, gone = time.monotonic(), self._backlog.gone
         while 0 < len(self._backlog) < ENOUGH_RECORDS and not self._closed:
+            if gone != self._backlog.gone:  # what waited has been committed meanwhile: others are the first ones now
+                began, gone = time.monotonic(), self._backlog.gone
             left = began + self._company_seconds - time.monotonic()
             if left <= 0:
                 return
-            self._changed.wait(left)
+            self._work.wait(left)
 
     @property
     def _company_seconds(self) -> float:
@@ -280,21 +348,21 @@ class Writer:
         if backend is None or backend.renew_seconds is None or now < self._hold_at:
             return
         self._hold_at = now + backend.renew_seconds
-        with self._changed:
+        with self._lock:
             runs = self._backlog.open_runs
         try:
             backend.hold(runs)
         except Exception:  # it is tried again, and what is committed says it too
             logger.debug("the leases of %d runs could not be renewed", len(runs), exc_info=True)
 
-    def _commit(self, batch: Sequence[Entry]) -> list[str | None]:
+    def _commit(self, group: Group) -> list[str | None]:
         """Write a group, and give the runs of those records that can never be written."""
         backend = self._backend
         if backend is None or (self._open_backend is not None and not backend.is_current()):
             backend = self._backend = self._reopened(backend)
         if self._is_replaced:
             self._write_again(backend)
-        records, lost = self._backlog.read(batch)
+        records, lost = self._backlog.read(group)
         refused = write_or_isolate(backend, records)
         directory = self._backlog.quarantine_directory
         if refused and directory is not None:
@@ -319,37 +387,42 @@ class Writer:
 
     def _write_again(self, backend: StorageBackend) -> None:
         """Write what the store that went had of runs that still go on, as far as the journal has it."""
-        with self._changed:
+        with self._lock:
             records = self._backlog.of_runs_that_go_on()
         while batch := list(islice(records, ENOUGH_RECORDS)):
             write_or_isolate(backend, batch)  # what is refused was so before, and is counted
         self._is_replaced = False
 
-    def _committed(self, batch: Sequence[Entry], lost: Sequence[str | None]) -> None:
+    def _committed(self, group: Group, lost: Sequence[str | None]) -> None:
+        self._committed_at = time.monotonic()
+        with self._lock:
+            needed = self._backlog.needed_after(group)
         # Before anybody is told, so that whoever was told finds it so; not with the lock held, for which runs wait.
-        self._backlog.forget(batch[-1])
+        self._backlog.forget(needed)
         told: list[Callable[[], None]] = []
-        with self._changed:
-            for run_id in self._backlog.take_out(batch):
+        with self._lock:
+            for run_id in self._backlog.take_out(group):
                 told.extend(self._watchers.pop(run_id, ()))
             self._backlog.lose(lost)
             was_away = self._away
             self._away = self._late = False
-            self._hurry = bool(self._watchers)  # those that began to wait meanwhile, for what this group did not hold
+            self._wants_all = self._wants_all and not self._backlog.is_said
+            # Those that began to wait meanwhile, for what this group did not hold.
+            self._hurry = bool(self._watchers) or self._wants_all
             self._changed.notify_all()
         _tell(told)
         if was_away:
             logger.info("the trace store is back")
 
     def _went_away(self, error: BaseException) -> None:
-        with self._changed:
+        with self._lock:
             was_away, self._away = self._away, True
             directory = self._backlog.directory
         if not was_away:
             # Not with the lock held: a handler of the host's may itself wait for somebody who writes a span.
             where = "memory" if directory is None else f"{directory} until it is within reach again"
             logger.warning("the trace store is away; runs go on and their records wait in %s: %s", where, error)
-        with self._changed:
+        with self._lock:
             for run_id in list(self._watchers):
                 _tell(self._watchers.pop(run_id))
             self._changed.notify_all()
