@@ -74,6 +74,10 @@ class StoreSpanExporter(SpanExporter):
         if self._writer is not None:
             self._writer.commit(run_id, seconds)
 
+    def commit_here(self) -> bool:
+        """Commit what waits, if that is little and can be done at once, without waiting for others; say whether it is."""
+        return self._writer is None or self._writer.commit_here()
+
     def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
         """Have a run's records committed at once and be told; True if there is nothing to wait for."""
         return self._writer is None or self._writer.when_committed(run_id, call)

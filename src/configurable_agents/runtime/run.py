@@ -206,6 +206,8 @@ class _Run:
             # Nobody else needs this thread: it waits itself, at half the price of being called back through the loop.
             self._store.exporter.commit(self._run_id, seconds)
             return
+        if self._store.exporter.commit_here():
+            return
         loop, committed = asyncio.get_running_loop(), asyncio.Event()
         if self._store.exporter.when_committed(self._run_id, lambda: _tell(loop, committed)):
             return

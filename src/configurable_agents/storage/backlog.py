@@ -35,7 +35,7 @@ MEMORY_BYTES: Final = 8 * 1024 * 1024
 """Records that wait are kept in memory up to here, and read back from the journal beyond."""
 MEMORY_BYTES_WITHOUT_JOURNAL: Final = 64 * 1024 * 1024
 """Where there is no journal, what waits beyond is lost, and counted."""
-START_SECONDS: Final = 0.25
+START_SECONDS: Final = 0.5
 """What goes on for so long gets a row that says so, for who looks on. The journal has it from the start."""
 
 _NOWHERE: Final = Position(0, 0, 0)
@@ -250,14 +250,18 @@ class Backlog:
             if size < 0 and entries:
                 break
             entries.append(entry)
-        return Group(entries, self._starts(entries, hurried, whole=whole) if self._unsaid else [])
+        # Where more waits than one group holds, what has ended goes first: its start is superfluous soon.
+        is_all = len(entries) == len(self._queue)
+        return Group(
+            entries, self._starts(entries, hurried, whole=whole and is_all, due=is_all) if self._unsaid else []
+        )
 
-    def _starts(self, entries: Sequence[Entry], hurried: Collection[str], *, whole: bool) -> list[Start]:
+    def _starts(self, entries: Sequence[Entry], hurried: Collection[str], *, whole: bool, due: bool) -> list[Start]:
         if whole:
             return list(self._unsaid.values())
         due_since = time.monotonic() - START_SECONDS
         found: dict[str, Start] = {}
-        for start in self._unsaid.values():
+        for start in self._unsaid.values() if due else ():
             if start.since > due_since:
                 break
             found[start.span_id] = start

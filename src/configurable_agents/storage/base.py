@@ -489,6 +489,13 @@ class StorageBackend(ABC):
         """
         return False
 
+    def tend(self) -> None:  # noqa: B027 - most need nothing
+        """Do what keeps the store fast and need not be done by each write; called now and then.
+
+        Raises:
+            StorageError: The database did not do it.
+        """
+
     def together(self, read: Callable[[], _Read]) -> _Read:
         """Do several reads on one connection, which is cheaper."""
         return read()

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from configurable_agents.errors import StorageError
-from configurable_agents.storage.sqlite_driver import begin_writing, commit, roll_back
+from configurable_agents.storage.sqlite_driver import begin_writing, commit, on_driver, roll_back
 
 T = TypeVar("T")
 
@@ -64,12 +64,24 @@ class Database:
 
     @contextlib.contextmanager
     def waiting_for_nobody(self) -> Iterator[None]:
-        """Have what this thread writes into a SQLite file fail at once where somebody else is writing it."""
+        """Have what this thread writes into a SQLite file fail at once where somebody else is writing it.
+
+        Nor does it wait for the disk: bringing the log into the file is left to whoever has time (`checkpoint`).
+        """
         self._current.is_in_haste = True
         try:
             yield
         finally:
             self._current.is_in_haste = False
+
+    def checkpoint(self) -> None:
+        """Bring what SQLite's log holds into the file, as far as no reader needs it; who writes goes on meanwhile.
+
+        Raises:
+            StorageError: The database did not do it.
+        """
+        with translated(self.location), GATE.inside(), self.engine.connect() as connection:
+            on_driver(connection, "PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         """Give all connections back."""
@@ -96,7 +108,8 @@ class Database:
 
     def _write(self, work: Callable[[sa.Connection], T], turn: threading.Lock) -> T:
         """Write into a SQLite file, on the connection that is kept for it."""
-        patience = 0.0 if getattr(self._current, "is_in_haste", False) else self._busy_timeout_seconds
+        is_in_haste = getattr(self._current, "is_in_haste", False)
+        patience = 0.0 if is_in_haste else self._busy_timeout_seconds
         if not turn.acquire(timeout=patience):
             raise StorageError(f"the store at {self.location} is being written by another thread; try again")
         try:
@@ -104,7 +117,7 @@ class Database:
                 connection = self._kept.pop() if self._kept else self.engine.connect()
                 is_whole = False
                 try:
-                    begin_writing(connection, busy_timeout_seconds=patience)
+                    begin_writing(connection, busy_timeout_seconds=patience, checkpoints=not is_in_haste)
                     result = self._committed(connection, work)
                     is_whole = not self._closed
                 finally:

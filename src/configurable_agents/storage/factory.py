@@ -114,7 +114,7 @@ def _open_sqlite(
     fresh = _check_file(absolute, shown=path, read_only=read_only)
     engine = sqlite_engine(absolute, busy_timeout_seconds=busy_timeout_seconds, read_only=read_only, power=power)
     database = Database(engine, location=str(path), busy_timeout_seconds=busy_timeout_seconds)
-    return _brought_up(database, journals, file=absolute, read_only=read_only, patient=fresh)
+    return _brought_up(database, journals, file=absolute, read_only=read_only, patient=fresh, power=power)
 
 
 def _open_postgresql(
@@ -130,7 +130,13 @@ def _open_postgresql(
 
 
 def _brought_up(
-    database: Database, journals: Sequence[Path], *, file: Path | None, read_only: bool, patient: bool
+    database: Database,
+    journals: Sequence[Path],
+    *,
+    file: Path | None,
+    read_only: bool,
+    patient: bool,
+    power: bool = False,
 ) -> StorageBackend:
     from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
     from configurable_agents.storage.schema import bring_up_to_date
@@ -142,7 +148,7 @@ def _brought_up(
         raise
     # Processes that share a file share a host, too, where locks say who lives.
     has_leases = file is None and not read_only
-    return SqlAlchemyStorageBackend(database, file=file, journals=journals, has_leases=has_leases)
+    return SqlAlchemyStorageBackend(database, file=file, journals=journals, has_leases=has_leases, power=power)
 
 
 def _check_file(path: Path, *, shown: Path, read_only: bool) -> bool:

@@ -187,9 +187,16 @@ class SqlAlchemyStorageBackend(StorageBackend):
     execution_states: SqlAlchemyExecutionStateRepository
 
     def __init__(
-        self, database: Database, *, file: Path | None = None, journals: Sequence[Path] = (), has_leases: bool = False
+        self,
+        database: Database,
+        *,
+        file: Path | None = None,
+        journals: Sequence[Path] = (),
+        has_leases: bool = False,
+        power: bool = False,
     ) -> None:
         self._database = database
+        self._is_quick = file is not None and not power  # no server to wait for, and no disk
         self._has_leases = has_leases
         self.renew_seconds = leases.RENEW_SECONDS if has_leases else None
         self._file = file
@@ -216,7 +223,7 @@ class SqlAlchemyStorageBackend(StorageBackend):
 
     def write_at_once(self, records: Sequence[AnyRecord]) -> bool:
         """Write records into a file, if nobody else is writing it (see the base class)."""
-        if self._file is None:
+        if not self._is_quick:
             return False
         try:
             with self._database.waiting_for_nobody():
@@ -240,6 +247,11 @@ class SqlAlchemyStorageBackend(StorageBackend):
             self.runs.mark_delivered(marks)
 
         return work
+
+    def tend(self) -> None:
+        """Bring what SQLite's log holds into the file: not in a commit, since it waits for the disk."""
+        if self._file is not None:
+            self._database.checkpoint()
 
     def together(self, read: Callable[[], _Read]) -> _Read:
         """Do several reads in one transaction, on one connection."""

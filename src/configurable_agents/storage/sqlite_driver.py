@@ -12,8 +12,8 @@ from sqlalchemy import exc
 _ASK_MS: Final = 10
 """SQLite asks for the lock of another process ever more rarely, soon every 100 ms: one that writes group after group then
 hardly ever leaves it to the others. Within its first 10 ms it asks four times, and without the interpreter's lock."""
-_ASKS: Final = "configurable_agents_asks_ms"
-"""In a connection's `info`: for how long it asks, as it was set last."""
+_CHECKPOINT_PAGES: Final = 1000
+"""SQLite's own default: after so many pages in the log a commit brings them into the file."""
 
 
 def on_driver(connection: sa.Connection, statement: str, values: Sequence[Any] = ()) -> list[Any]:
@@ -34,14 +34,20 @@ def changed_on_driver(connection: sa.Connection, statement: str, values: Sequenc
 
 def begin_reading(connection: sa.Connection, *, busy_timeout_seconds: float) -> None:
     """Begin a transaction that reads."""
-    _ask_for(connection, round(busy_timeout_seconds * 1000))
+    _set(connection, "busy_timeout", round(busy_timeout_seconds * 1000))
     on_driver(connection, "BEGIN")
 
 
-def begin_writing(connection: sa.Connection, *, busy_timeout_seconds: float) -> None:
-    """Begin a transaction that writes, when whoever else writes has ended; 0 for now or not at all."""
+def begin_writing(connection: sa.Connection, *, busy_timeout_seconds: float, checkpoints: bool = True) -> None:
+    """Begin a transaction that writes, when whoever else writes has ended.
+
+    Args:
+        busy_timeout_seconds: How long to wait for that; 0 for now or not at all.
+        checkpoints: Whether its commit may bring the log into the file, and wait for the disk.
+    """
     usual = round(busy_timeout_seconds * 1000)
-    _ask_for(connection, min(usual, _ASK_MS))
+    _set(connection, "busy_timeout", min(usual, _ASK_MS))
+    _set(connection, "wal_autocheckpoint", _CHECKPOINT_PAGES if checkpoints else 0)
     # Counted as SQLite does, not by the clock: who is given no time to ask is not to give up sooner for that.
     for left in reversed(range(max(1, usual // _ASK_MS))):
         try:
@@ -79,11 +85,11 @@ def driver_of(connection: sa.Connection) -> sqlite3.Connection:
     return cast("sqlite3.Connection", connection.connection.dbapi_connection)
 
 
-def _ask_for(connection: sa.Connection, milliseconds: int) -> None:
-    """Set how long SQLite itself asks for the lock of another process."""
-    if connection.info.get(_ASKS) != milliseconds:
-        on_driver(connection, f"PRAGMA busy_timeout = {milliseconds}")
-        connection.info[_ASKS] = milliseconds
+def _set(connection: sa.Connection, name: str, value: int) -> None:
+    """Set a PRAGMA of a connection, if it is not so already."""
+    if connection.info.get(name) != value:
+        on_driver(connection, f"PRAGMA {name} = {value}")
+        connection.info[name] = value
 
 
 def _as_sqlalchemy_says(error: sqlite3.Error, statement: str) -> BaseException:

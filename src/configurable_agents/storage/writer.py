@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 ENOUGH_RECORDS: Final = 256
 """A group that is so big waits for no others: rows are hardly cheaper in a bigger one."""
+FEW_RECORDS: Final = 64
+"""As many take some 2 ms, which an event loop can be held up for."""
+TEND_COMMITS: Final = 100
+"""After so many the store is tended: SQLite's log has grown to some megabytes."""
 MOST_RECORDS: Final = 1024
 MOST_BYTES: Final = 4 * 1024 * 1024
 """Of a group, where more has come than was committed: what a transaction costs besides is paid less often then, and so is
@@ -103,6 +107,8 @@ class Writer:
         self._committed_at = 0.0
         self._is_committing = False
         self._is_asleep = False
+        self._has_waited = False
+        self._untended = 0
         self._thread: threading.Thread | None = None
 
     @property
@@ -142,20 +148,23 @@ class Writer:
 
     def commit(self, run_id: str, seconds: float) -> None:
         """Have everything of a run committed at once, and wait for that; not longer, and not for a store that is away."""
-        if self._commit_here():
+        if self.commit_here(ENOUGH_RECORDS):
             return
         done = threading.Lock()
         done.acquire()
         if not self.when_committed(run_id, done.release) and not done.acquire(timeout=seconds):
             self.stop_waiting()
 
-    def _commit_here(self) -> bool:
-        """Commit on this thread, if nobody else is at it: with one run alone, waking the writer's own would cost more."""
+    def commit_here(self, most: int = FEW_RECORDS) -> bool:
+        """Commit all that waits on this thread, if it is little, nobody else is at it, and nothing has to be waited for.
+
+        To wake the writer's own thread costs more, and holds this one up for longer: they share the interpreter.
+        """
         with self._lock:
             backend = self._backend
-            if backend is None or self._is_busy or self._backlog.directory is None:
+            if backend is None or self._is_busy or len(self._backlog) > most or self._backlog.directory is None:
                 return False
-            group = self._backlog.group(ENOUGH_RECORDS, MOST_BYTES)
+            group = self._backlog.group(most, MOST_BYTES)
             if len(group.entries) < len(self._backlog):
                 return False
             self._is_committing = True
@@ -173,7 +182,7 @@ class Writer:
 
     @property
     def _is_busy(self) -> bool:
-        return self._is_committing or self._away or self._late or self._is_replaced or self._gave_up
+        return self._is_committing or self._away or self._late or self._is_replaced or self._closed
 
     def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
         """Have everything of a run committed at once, and be called when it is, or when the store turns out to be away.
@@ -269,6 +278,7 @@ class Writer:
         """Commit one group; give the failures in a row, or None when the thread is not needed any more."""
         group = self._next_group(failures)
         self._hold_runs()
+        self._tend()
         if group is None:
             return None
         if not group:
@@ -295,27 +305,35 @@ class Writer:
             while self._is_committing:  # on the thread of a run that waits for it
                 self._changed.wait()
             group = self._backlog.group(MOST_RECORDS, MOST_BYTES, hurried=self._watchers, whole=self._wants_all)
-            if not (group or self._closed) and (not self._backlog.is_said or self._has_leases_to_renew):
+            self._is_committing = bool(group) and not self._gave_up
+            if self._is_committing or not (self._gave_up or self._closed or self._is_idle):
                 return group
-            if not group or self._gave_up:
-                self._thread = None
-                if not self._closed:
-                    self._backlog.rest()
-                return None
-            self._is_committing = True
-            return group
+            self._thread = None
+            if not self._closed:
+                self._backlog.rest()
+            return None
 
     def _wait_for_work(self) -> None:
-        began = time.monotonic()
+        gone = self._backlog.gone
         seconds = min(IDLE_SECONDS, self._renew_seconds or IDLE_SECONDS)
+        began = time.monotonic()
         while not self._has_work and (left := began + seconds - time.monotonic()) > 0:
             self._is_asleep = seconds - left > AWAKE_SECONDS
             self._work.wait(left if self._is_asleep else LOOK_SECONDS)
             self._is_asleep = False
+            if gone != self._backlog.gone:
+                gone, began = self._backlog.gone, time.monotonic()
+        self._has_waited = not self._has_work
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._backlog) or self._closed or self._hurry or self._backlog.has_due_starts
+        if self._backlog or self._closed or self._hurry or self._untended >= TEND_COMMITS:
+            return True
+        return self._backlog.has_due_starts
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._has_waited and self._backlog.is_said and not self._has_leases_to_renew
 
     @property
     def _has_leases_to_renew(self) -> bool:
@@ -393,9 +411,20 @@ class Writer:
             write_or_isolate(backend, batch)  # what is refused was so before, and is counted
         self._is_replaced = False
 
+    def _tend(self) -> None:
+        """Have the store tidy up, now and then: not where a run waits for its commit."""
+        if self._backend is None or self._untended < TEND_COMMITS:
+            return
+        self._untended = 0
+        try:
+            self._backend.tend()
+        except Exception:
+            logger.debug("the store could not be tended", exc_info=True)
+
     def _committed(self, group: Group, lost: Sequence[str | None]) -> None:
         self._committed_at = time.monotonic()
         with self._lock:
+            self._untended += 1
             needed = self._backlog.needed_after(group)
         # Before anybody is told, so that whoever was told finds it so; not with the lock held, for which runs wait.
         self._backlog.forget(needed)
