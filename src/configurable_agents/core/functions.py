@@ -153,6 +153,8 @@ def named_outputs(result: Any, outputs: tuple[str, ...]) -> dict[str, Any]:
     """
     if not outputs:
         return {}
+    if len(outputs) == 1 and type(result) in _PLAIN and type(result) is not dict:
+        return {outputs[0]: result}
     value = result.model_dump() if hasattr(result, "model_dump") else result
     if len(outputs) == 1 and not (isinstance(value, Mapping) and set(value) == set(outputs)):
         return {outputs[0]: value}

@@ -35,6 +35,7 @@ from configurable_agents.errors import ModelAnswerError, NodeTimeoutError, Outpu
 from configurable_agents.llm.base import ChatModel, Message
 from configurable_agents.semconv import Status
 
+_COMPLETED: Final = Status.COMPLETED.value
 MAX_ANSWERS: Final = 3
 """How often a model is asked for an answer that fits: once, and twice more with the reason."""
 
@@ -123,7 +124,7 @@ class NodeExecutor:
         opened = self._start(visit)
         token = otel_context.attach(trace.set_span_in_context(opened.span, self._recorder.context))
         try:
-            writes = await self._attempts(opened)
+            writes = await (self._call(opened) if visit.node.is_called_once else self._attempts(opened))
             outcome = self._completed(visit, writes)
             end = self._written(outcome)
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt too must never look completed
@@ -201,7 +202,7 @@ class NodeExecutor:
         return Outcome(visit, delta, state, decision)
 
     def _written(self, outcome: Outcome) -> dict[str, AttributeValue]:
-        end: dict[str, AttributeValue] = {semconv.STATUS: Status.COMPLETED.value}
+        end: dict[str, AttributeValue] = {semconv.STATUS: _COMPLETED}
         if self._captures(outcome.visit.node):
             end[semconv.CONTENT_OUTPUTS] = self._recorder.mask(encode(outcome.delta.writes))
         if outcome.decision is not None:

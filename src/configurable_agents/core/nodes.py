@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from opentelemetry.util.types import AttributeValue
 from configurable_agents import semconv
 from configurable_agents.config.outputs import answer_schema, output_types
 from configurable_agents.config.schema import FunctionNode, ModelNode, NodeConfig, Parallel, WorkflowConfig
-from configurable_agents.config.templates import Template, TemplateValue, parse_template, parse_value
+from configurable_agents.config.templates import STATE, Template, TemplateValue, parse_template, parse_value
 from configurable_agents.config.types import ValueType
 from configurable_agents.core.encoding import copy_plain
 from configurable_agents.core.templates import Scope, resolve_value
@@ -37,6 +38,10 @@ class CompiledNode:
     """JSON Schema that a model is asked to answer by; None for plain text."""
     attributes: Mapping[str, AttributeValue] = field(repr=False)
     """What each of its spans has from the start."""
+    fields: Mapping[str, str] | None = field(repr=False)
+    """Where each of the inputs is just a field of the state, as `{text}`: which one."""
+    is_called_once: bool
+    """Whether it is a function without retries and time-out."""
 
     def resolve_inputs(self, scope: Scope) -> dict[str, Any]:
         """Give the values of the local names; copies, so that nobody can change the state through them.
@@ -44,6 +49,10 @@ class CompiledNode:
         Raises:
             TemplateError: A path leads nowhere.
         """
+        if self.fields is not None and not scope.locals:
+            state = scope.state
+            with suppress(KeyError):  # what is missing is said below
+                return {name: copy_plain(state[source]) for name, source in self.fields.items()}
         return {name: copy_plain(resolve_value(source, scope)) for name, source in self.inputs.items()}
 
     def checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,12 +81,13 @@ def _compiled(node: NodeConfig, config: WorkflowConfig) -> CompiledNode:
     model = node if isinstance(node, ModelNode) else None
     if model is None and not isinstance(node, FunctionNode):
         raise TypeError(f"a node of type {type(node).__name__} passed the validator")  # it refuses what we do not run
+    inputs = {name: parse_value(value) for name, value in node.inputs.items()}
     return CompiledNode(
         id=node.id,
         kind="model" if model else "function",
         config=node,
         span_name=f"execute_node {node.id}",
-        inputs={name: parse_value(value) for name, value in node.inputs.items()},
+        inputs=inputs,
         prompt=parse_template(model.prompt) if model else None,
         system=parse_template(model.system) if model and model.system else None,
         outputs=output_types(node, config),
@@ -88,7 +98,15 @@ def _compiled(node: NodeConfig, config: WorkflowConfig) -> CompiledNode:
             semconv.NODE_ID: node.id,
             semconv.NODE_KIND: "model" if model else "function",
         },
+        fields=_fields(inputs),
+        is_called_once=model is None and node.timeout is None and node.retry.max_attempts == 1,
     )
+
+
+def _fields(inputs: Mapping[str, TemplateValue]) -> Mapping[str, str] | None:
+    found = {name: value.only.path for name, value in inputs.items() if isinstance(value, Template) and value.only}
+    are_all = len(found) == len(inputs) and all(len(path) == 1 and path[0] != STATE for path in found.values())
+    return {name: path[0] for name, path in found.items()} if are_all else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,33 +24,41 @@ from configurable_agents.storage.base import ExecutionStateRecord, Record, RunId
 
 def to_record(span: ReadableSpan) -> Record:
     """Make the record of a span: of a running one what is known so far."""
-    attributes = span.attributes or {}
-    values = _own(span) if isinstance(span, RunSpan) and span.is_plain else _shared(span)
-    kind = _KINDS.get(attributes.get(semconv.GEN_AI_OPERATION_NAME)) if semconv.RUN_ID in attributes else None
+    if type(span) is RunSpan and span.is_plain:  # as nearly every node, twice: nothing is looked at that it has not
+        values, attributes = span.record_fields(), span.known_attributes
+    else:
+        values, attributes = _shared(span), span.attributes or {}
+    kind = _KINDS.get(attributes.get(_OPERATION)) if _RUN_ID in attributes else None
     if kind is None:
         return _other(span, values)
     form = _form(kind, tuple(attributes))
     values.update(zip(form.fields, form.read(attributes), strict=True))
+    if not form.says_status:
+        values["status"] = "interrupted" if "end_time_unix_nano" in values else "running"
     if kind.record is WorkflowRunRecord:  # with the version that ran it, which is not the one that may ship it later
         values["scope_json"] = _scope(span.instrumentation_scope)
     if form.lacks:
         _complete(kind, values)
     for field in form.lists:
         values[field] = _json(values[field])
-    if form.rest == _ONE_OF_EACH and type(attributes[semconv.OPENINFERENCE_SPAN_KIND]) is str:
-        values["attributes_json"] = _of_kind(attributes[semconv.OPENINFERENCE_SPAN_KIND])
-    elif form.rest:
-        values["attributes_json"] = _json({name: attributes[name] for name in form.rest})
+    rest = form.rest
+    if rest is _ONE_OF_EACH:
+        values["attributes_json"] = _of_kind(attributes[_SPAN_KIND])
+    elif rest:
+        values["attributes_json"] = _json({name: attributes[name] for name in rest})
     return sparse(kind.record, values)
 
 
-_ONE_OF_EACH: Final = (semconv.OPENINFERENCE_SPAN_KIND,)
+_OPERATION: Final = semconv.GEN_AI_OPERATION_NAME
+_RUN_ID: Final = semconv.RUN_ID
+_SPAN_KIND: Final = semconv.OPENINFERENCE_SPAN_KIND
+_ONE_OF_EACH: Final = (_SPAN_KIND,)
 """What every span of ours has and no field holds."""
 
 
-@lru_cache(maxsize=16)
-def _of_kind(kind: str) -> str:
-    return _json({semconv.OPENINFERENCE_SPAN_KIND: kind})
+@lru_cache(maxsize=16, typed=True)
+def _of_kind(kind: Any) -> str:
+    return _json({_SPAN_KIND: kind})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,8 +83,9 @@ class _Form:
     """Of the fields, those that hold a list as JSON."""
     rest: tuple[str, ...]
     """Names that have no field."""
+    says_status: bool
     lacks: bool
-    """Whether the record needs more than the attributes say."""
+    """Whether the record needs more than that and the attributes say."""
 
 
 @lru_cache(maxsize=256)
@@ -85,12 +94,14 @@ def _form(kind: _Kind, names: tuple[str, ...]) -> _Form:
     # all else that is done with them.
     known = {name: kind.fields[name] for name in names if name in kind.fields}
     said = set(known.values())
+    rest = tuple(name for name in names if name not in known and name != _OPERATION)
     return _Form(
         read=itemgetter(*known, semconv.RUN_ID),  # one more, so that there are two at least
         fields=(*known.values(), "run_id"),
         lists=tuple(field for field in known.values() if field in _LISTS),
-        rest=tuple(name for name in names if name not in known and name != semconv.GEN_AI_OPERATION_NAME),
-        lacks=not {"status", *kind.needed} <= said or ("model_calls" in said and "cost_usd" not in said),
+        rest=_ONE_OF_EACH if rest == _ONE_OF_EACH else rest,
+        says_status="status" in said,
+        lacks=not set(kind.needed) <= said or ("model_calls" in said and "cost_usd" not in said),
     )
 
 
@@ -152,8 +163,6 @@ def _complete(kind: _Kind, values: dict[str, Any]) -> None:
     """Fill in what a record needs and the span does not say."""
     for field, value in kind.needed.items():
         values.setdefault(field, value)
-    if "status" not in values:
-        values["status"] = "interrupted" if "end_time_unix_nano" in values else "running"
     if values.get("model_calls") and "cost_usd" not in values:
         values["cost_usd"] = None
 
@@ -218,18 +227,6 @@ def _shared(span: ReadableSpan) -> dict[str, Any]:
         values["events_json"] = _events(events)
     if links:
         values["links_json"] = _links(links)
-    return values
-
-
-def _own(span: RunSpan) -> dict[str, Any]:
-    """Do what `_shared` does for a span of ours that has nothing but attributes: that is each node's, twice."""
-    values = dict(span.fields)
-    if span.end_time is not None:
-        status = span.status
-        values["end_time_unix_nano"] = span.end_time
-        if status.status_code is not StatusCode.UNSET:
-            values["status_code"] = _CODE_NAMES[status.status_code]
-            values["status_message"] = status.description
     return values
 
 

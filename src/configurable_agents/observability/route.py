@@ -78,4 +78,4 @@ class RunRoute:
 
 
 def _operation(span: ReadableSpan) -> object:
-    return span.operation if isinstance(span, RunSpan) else (span.attributes or {}).get(semconv.GEN_AI_OPERATION_NAME)
+    return span.operation if type(span) is RunSpan else (span.attributes or {}).get(semconv.GEN_AI_OPERATION_NAME)

@@ -48,6 +48,16 @@ class RunSpan(trace.Span, ReadableSpan):
     when it ended are the run's to say, or a slip of theirs would take the node out of the history.
     """
 
+    # ReadableSpan's fields, whose `__init__` would cost as much as everything else here; these are the same for most.
+    _instrumentation_info = None
+    _instrumentation_scope = SCOPE
+    _resource = Resource.get_empty()
+    """Whoever ships a span gives it the resource that it is shipped with."""
+    _status = _UNSET
+    _end_time: int | None = None
+    _events: Sequence[Event] = ()
+    _links: Sequence[Link] = ()
+
     def __init__(
         self,
         name: str,
@@ -55,39 +65,52 @@ class RunSpan(trace.Span, ReadableSpan):
         parent: SpanContext | None,
         kind: SpanKind,
         attributes: Attributes,
-        links: Sequence[Link],
-        resource: Resource,
         start_time: int,
         ended: Callable[[RunSpan], None],
-        fields: Mapping[str, Any],
+        fields: dict[str, Any],
     ) -> None:
-        # The names are ReadableSpan's, whose `__init__` would cost as much as everything else here.
+        """Begin.
+
+        Args:
+            fields: What every record of it has (`storage.base`): made once, for its start, its end and its children.
+        """
         self._name = name
         self._context = context
         self._parent = parent
         self._kind = kind
-        self._attributes: dict[str, Any] = {}
-        self._events: list[Event] = []
-        self._links: Sequence[Link] = links
-        self._resource = resource
-        self._instrumentation_info = None
-        self._instrumentation_scope = SCOPE
-        self._status = _UNSET
         self._start_time = start_time
-        self._end_time: int | None = None
         self._ended = ended
+        self._attributes: dict[str, Any] = {}
         self.fields = fields
-        """What every record of it has (`storage.base`): made once, for its start and its end."""
-        self._is_plain = kind is SpanKind.INTERNAL and not context.trace_state
         if attributes:
             self._take(attributes)
         self.operation = self._attributes.get(semconv.GEN_AI_OPERATION_NAME)
         """What kind of span it is, for good."""
 
+    def record_fields(self) -> dict[str, Any]:
+        """Give what a record of it has that is no attribute and no content of its own (`storage.base`)."""
+        values = self.fields.copy()
+        if self._end_time is not None:
+            values["end_time_unix_nano"] = self._end_time
+            status = self._status
+            if status is _OK:
+                values["status_code"] = "OK"
+            elif status is not _UNSET:
+                values["status_code"] = status.status_code.name
+                values["status_message"] = status.description
+        return values
+
+    @property
+    def known_attributes(self) -> Mapping[str, Any]:
+        """The attributes, not to be changed: `attributes` makes a view of them each time."""
+        return self._attributes
+
     @property
     def is_plain(self) -> bool:
         """Whether it has nothing but attributes: no events, no links, no trace state, no kind of its own, as most nodes."""
-        return self._is_plain and not self._events and not self._links
+        return (
+            not (self._events or self._links or self.get_span_context().trace_state) and self._kind is SpanKind.INTERNAL
+        )
 
     def get_span_context(self) -> SpanContext:
         """Give what identifies the span."""
@@ -105,7 +128,8 @@ class RunSpan(trace.Span, ReadableSpan):
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         """Add an event, now or at a time in Unix nanoseconds."""
         if not self._is_over("an event"):
-            self._events.append(Event(str(name), BoundedAttributes(attributes=attributes), _moment(timestamp)))
+            event = Event(str(name), BoundedAttributes(attributes=attributes), _moment(timestamp))
+            self._events = (*self._events, event)
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
         """Add a link to another span; one that leads nowhere and says nothing is left out, as by the SDK."""

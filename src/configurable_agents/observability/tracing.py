@@ -10,13 +10,12 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, Tracer
@@ -31,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 _RANDOM: Final = 0x02
 """W3C Trace Context level 2: the trace id is random."""
-_NO_RESOURCE: Final = Resource.get_empty()
-"""Whoever ships a span gives it the resource that it is shipped with."""
 _IDS: Final = TimeOrderedIdGenerator()
 
 
@@ -73,16 +70,19 @@ class RunTracer(Tracer):
         start = time.time_ns() if start_time is None else start_time
         if isinstance(above, RunSpan) and parent is not None:
             # What is shipped of a run is decided once, at its own span, and told in the flags.
-            own = SpanContext(parent.trace_id, _IDS.generate_span_id(), False, parent.trace_flags, parent.trace_state)
-            flags = above.fields["trace_flags"] & ~PARENT_IS_REMOTE
-            fields = _fields(name, above.fields["trace_id"], own.span_id, above.fields["span_id"], flags, start)
+            trace_id, _, _, trace_flags, state, _ = parent
+            span_id, known = _IDS.generate_span_id(), above.fields
+            own = SpanContext(trace_id, span_id, False, trace_flags, state)
+            fields = _fields(name, known["trace_id"], span_id, known["span_id"], int(trace_flags), start)
         else:
             parent = parent if parent is not None and parent.is_valid else None
             own, attributes = _first(context, parent, name, kind, attributes)
             above_id = None if parent is None else f"{parent.span_id:016x}"
             flags = own.trace_flags | (PARENT_IS_REMOTE if parent is not None and parent.is_remote else 0)
             fields = _fields(name, f"{own.trace_id:032x}", own.span_id, above_id, flags, start)
-        span = RunSpan(name, own, parent, kind, attributes, links or (), _NO_RESOURCE, start, self._ended, fields)
+        span = RunSpan(name, own, parent, kind, attributes, start, self._ended, fields)
+        for link in links or ():
+            span.add_link(link.context, link.attributes)
         try:
             self._route.on_start(span)
         except Exception:  # telemetry never breaks a run, and its failure is never silent
@@ -116,7 +116,7 @@ class RunTracer(Tracer):
 
 def _fields(
     name: str, trace_hex: str, span_id: int, parent_hex: str | None, flags: int, start: int
-) -> Mapping[str, str | int | None]:
+) -> dict[str, str | int | None]:
     return {
         "trace_id": trace_hex,
         "span_id": f"{span_id:016x}",

@@ -22,10 +22,6 @@ T = TypeVar("T")
 LOOK_SECONDS: Final = 0.05
 """How often a run on a thread of its own looks whether its caller has been cancelled."""
 
-# As they are in C: the enums that the `signal` module makes of what it gives back cost as much as a short node.
-_handler_of: Final[Callable[..., Any]] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-_handle: Final[Callable[..., Any]] = getattr(signal.signal, "__wrapped__", signal.signal)
-
 
 def drive(make: Callable[[bool], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end and give its result.
@@ -88,14 +84,14 @@ class _Drive(Generic[T]):
     def _interruptible(self) -> Iterator[None]:
         """Handle Ctrl-C while the loop runs, unless the program has a handler of its own."""
         here = threading.current_thread() is threading.main_thread()
-        if not here or _handler_of(signal.SIGINT) is not signal.default_int_handler:
+        if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             yield
             return
-        _handle(signal.SIGINT, self._on_sigint)
+        signal.signal(signal.SIGINT, self._on_sigint)
         try:
             yield
         finally:
-            _handle(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _on_sigint(self, _signal: int, frame: FrameType | None) -> None:
         # Inside asyncio's own code KeyboardInterrupt would leave the loop in pieces; inside a plain function it is right,

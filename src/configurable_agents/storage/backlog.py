@@ -174,8 +174,13 @@ class Backlog:
         limit = MEMORY_BYTES_WITHOUT_JOURNAL if journal is None else MEMORY_BYTES
         for record, payload, position in zip(records, payloads, positions, strict=True):
             kind = _OPEN_KINDS.get(type(record))
-            if kind is not None and self._goes_on(kind, record, journal, position):
-                continue
+            if kind is not None:
+                if record.status == _RUNNING:  # type: ignore[union-attr]  # a run or node has a status
+                    self._begin(kind, record, journal, position)
+                    if journal is not None:
+                        continue
+                else:
+                    self._end(kind, record)
             run_id, size = run_of(record), len(payload)
             keep = self._bytes + size <= limit
             if keep:
@@ -187,24 +192,25 @@ class Backlog:
             if run_id is not None:
                 self._of_run[run_id] = self._of_run.get(run_id, 0) + 1
 
-    def _goes_on(self, kind: str, record: Any, journal: Journal | None, position: Position) -> bool:
-        """Note that something has begun, or ended; True if nothing more is to be done about it for now."""
+    def _begin(self, kind: str, record: Any, journal: Journal | None, position: Position) -> None:
         span_id, run_id = record.span_id, record.run_id
-        if record.status != _RUNNING:
-            if self._open.pop(span_id, None) is not None:
-                self.runs_that_go_on -= kind is _RUN
-                if self._unsaid.pop(span_id, None) is not None and kind is _RUN:
-                    self._unsaid_runs.pop(run_id, None)
-            return False
-        self.runs_that_go_on += kind is _RUN and span_id not in self._open
         start = Start(kind, span_id, record.trace_id, run_id, journal, position, time.monotonic())
-        self._open[span_id] = start
-        if journal is None:
-            return False
-        self._unsaid[span_id] = start
         if kind is _RUN:
-            self._unsaid_runs[run_id] = start
-        return True
+            self.runs_that_go_on += span_id not in self._open
+        self._open[span_id] = start
+        if journal is not None:
+            self._unsaid[span_id] = start
+            if kind is _RUN:
+                self._unsaid_runs[run_id] = start
+
+    def _end(self, kind: str, record: Any) -> None:
+        span_id = record.span_id
+        if self._open.pop(span_id, None) is None:
+            return
+        self._unsaid.pop(span_id, None)
+        if kind is _RUN:
+            self.runs_that_go_on -= 1
+            self._unsaid_runs.pop(record.run_id, None)
 
     def _journaled(self, payloads: Sequence[bytes]) -> tuple[Journal | None, Sequence[Position]]:
         while journal := self._journal or self._next_journal():

@@ -22,8 +22,9 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -107,10 +108,8 @@ class Journal:
         Raises:
             JournalError: Nothing was appended.
         """
-        parts: list[bytes] = []
-        for payload in payloads:
-            parts += (_FRAME.pack(MARKER, len(payload), zlib.crc32(payload)), payload)
-        data = b"".join(parts)
+        headers = map(_FRAME.pack, repeat(MARKER), map(len, payloads), map(zlib.crc32, payloads))
+        data = b"".join(chain.from_iterable(zip(headers, payloads, strict=True)))
         with self._lock:
             segment = self._current(len(data))
             end = segment.end
@@ -127,8 +126,7 @@ class Journal:
     def read(self, position: Position) -> bytes:
         """Read a record back."""
         with self._lock:
-            segment = self._segments[position.segment]
-            return _read_at(segment.fd, position.length, position.offset + FRAME_BYTES)
+            return _read_at(self._segments[position.segment].fd, position.length, position.offset + FRAME_BYTES)
 
     def records(self) -> Iterator[bytes]:
         """Give every record that is still there, committed ones too, the oldest first."""
@@ -196,19 +194,14 @@ class Journal:
 
     def _current(self, frame_bytes: int) -> _Segment:
         segment = self._segments.get(self._number)
-        if segment is not None and self._is_deleted(segment):
-            segment = None  # a file without a name goes with the process
+        now = time.monotonic()
+        if now >= self._look_at:  # not each time, since a look costs a fifth of an append
+            self._look_at = now + LOOK_SECONDS
+            if segment is not None and not os.fstat(segment.fd).st_nlink:
+                segment = None  # somebody has deleted the file: it goes with the process
         if segment is None or segment.end + frame_bytes > max(self._segment_bytes, frame_bytes + HEADER_BYTES):
             segment = self._open()
         return segment
-
-    def _is_deleted(self, segment: _Segment) -> bool:
-        """Look whether somebody has deleted the file; not each time, since a look costs a fifth of an append."""
-        now = time.monotonic()
-        if now < self._look_at:
-            return False
-        self._look_at = now + LOOK_SECONDS
-        return not os.fstat(segment.fd).st_nlink
 
     def _open(self) -> _Segment:
         try:
@@ -342,32 +335,38 @@ def _sync_directory(directory: Path) -> None:
 def _write_whole(fd: int, data: bytes, offset: int) -> None:
     """Write all or nothing: a short write (a full disk) is taken back, so that the next reader sees no half frame."""
     try:
-        _write_over(fd, data, offset)
-    except JournalError:
+        if _write_at(fd, data, offset) != len(data):
+            _write_over(fd, data, offset)
+    except OSError as error:
         with contextlib.suppress(OSError):
             os.ftruncate(fd, offset)
-        raise
+        raise _cannot_be_written(error) from error
 
 
 def _write_over(fd: int, data: bytes, offset: int) -> None:
     try:
-        written = _write_at(fd, data, offset)
-        if written == len(data):
-            return
+        written = 0
         while written < len(data):
             done = _write_at(fd, memoryview(data)[written:], offset + written)
             if done == 0:
                 raise OSError(errno.ENOSPC, "nothing more could be written")
             written += done
     except OSError as error:
-        raise JournalError(error.errno, f"the journal cannot be written: {error.strerror}") from error
+        raise _cannot_be_written(error) from error
 
 
-def _write_at(fd: int, data: bytes | memoryview, offset: int) -> int:
-    if sys.platform != "win32":
-        return os.pwrite(fd, data, offset)
+def _cannot_be_written(error: OSError) -> JournalError:
+    if isinstance(error, JournalError):
+        return error
+    return JournalError(error.errno, f"the journal cannot be written: {error.strerror}")
+
+
+def _seek_and_write(fd: int, data: bytes | memoryview, offset: int) -> int:
     os.lseek(fd, offset, os.SEEK_SET)  # two steps; the journal's lock keeps them together
     return os.write(fd, data)
+
+
+_write_at: Final[Callable[[int, bytes | memoryview, int], int]] = getattr(os, "pwrite", _seek_and_write)
 
 
 def _read_at(fd: int, length: int, offset: int) -> bytes:

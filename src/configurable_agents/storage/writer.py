@@ -31,7 +31,7 @@ ENOUGH_RECORDS: Final = 256
 """A group that is so big waits for no others: rows are hardly cheaper in a bigger one."""
 FEW_RECORDS: Final = 64
 """As many take some 2 ms, which an event loop can be held up for."""
-TEND_COMMITS: Final = 100
+TEND_COMMITS: Final = 250
 """After so many the store is tended: SQLite's log has grown to some megabytes."""
 MOST_RECORDS: Final = 1024
 MOST_BYTES: Final = 4 * 1024 * 1024
@@ -135,15 +135,17 @@ class Writer:
 
     def write(self, records: Sequence[AnyRecord]) -> None:
         """Make records durable, and have them committed soon."""
-        payloads = [encode_record(record) for record in records]
+        payloads = [*map(encode_record, records)]
+        backlog = self._backlog
         with self._lock:
-            self._backlog.append(records, payloads)
-            waiting = len(self._backlog)
-            if self._is_asleep or waiting - len(records) < ENOUGH_RECORDS <= waiting:
+            before = len(backlog)
+            backlog.append(records, payloads)
+            if self._is_asleep or before < ENOUGH_RECORDS <= len(backlog):
                 self._work.notify()
-            self._keep_a_thread()
+            if self._thread is None:
+                self._keep_a_thread()
         # Without a journal only a commit makes these durable; a store that is away is not waited for.
-        if self._backlog.directory is None and not self._away and self.flush(COMMIT_WAIT_SECONDS):
+        if backlog.directory is None and not self._away and self.flush(COMMIT_WAIT_SECONDS):
             self._say_that_there_is_no_journal()
 
     def commit(self, run_id: str, seconds: float) -> None:
