@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import threading
 import time
 import weakref
@@ -519,3 +520,58 @@ writer.flush(10)
         (mark,) = backend.runs.list_deliveries(run_record().run_id)
         assert mark.destination == "http://127.0.0.1:4318"
         assert backend.runs.get("last") == run_record()
+
+
+def test_a_run_that_ends_is_committed_on_its_own_thread(gate: Gate, tmp_path: Path) -> None:
+    """To wake the writer's thread costs more than the commit."""
+    backend = create_storage_backend(tmp_path / "own.db")
+    committed_on: list[str] = []
+    write = backend.write
+
+    def noting(records: Sequence[AnyRecord]) -> None:
+        committed_on.append(threading.current_thread().name)
+        write(records)
+
+    backend.write = noting  # type: ignore[method-assign]  # whatever a store of the caller's own does, it sees every record
+    workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+    with closing(backend):
+        for _ in range(3):
+            assert not run_workflow(workflow, functions={"a": lambda: 1}, store=backend).degraded
+    assert committed_on == [threading.current_thread().name] * 3
+
+
+def test_a_file_that_somebody_else_writes_is_left_to_the_writers_thread(tmp_path: Path) -> None:
+    """An event loop waits for nobody: it tries, and goes on."""
+    with closing(create_storage_backend(tmp_path / "runs.db")) as backend:
+        with closing(sqlite3.connect(tmp_path / "runs.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            started = time.perf_counter()
+            assert not backend.write_at_once([run_record()])
+            assert time.perf_counter() - started < 0.1, "a write that waits gives up after 200 ms"
+            other.execute("ROLLBACK")
+        assert backend.write_at_once([run_record()])
+        assert backend.runs.get("last") == run_record()
+
+
+def test_the_log_of_a_file_does_not_grow_with_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody who commits a run's end brings the log into the file: that waits for the disk."""
+    monkeypatch.setattr("configurable_agents.storage.writer.TEND_COMMITS", 10)
+    workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+    with closing(create_storage_backend(tmp_path / "runs.db")) as backend:
+        for _ in range(400):
+            run_workflow(workflow, functions={"a": lambda: 1}, store=backend)
+        assert (tmp_path / "runs.db-wal").stat().st_size < 6_000_000, "it would be some 13 MB"
+
+
+def test_a_run_has_a_row_as_soon_as_one_of_its_nodes_has(gate: Gate, tmp_path: Path) -> None:
+    """Until then only the journal knows of it, unless it goes on for half a second."""
+    with writing(gate, tmp_path / "journal") as writer:
+        writer.write([run_record(1, status="running")])
+        writer.write([run_record(2, status="running"), node_record(1, run=2)])
+        eventually(lambda: bool(gate.groups))
+        assert [(type(record).__name__, record.run_id) for record in gate.groups[0]] == [
+            ("WorkflowRunRecord", run_record(2).run_id),
+            ("ExecutionStateRecord", run_record(2).run_id),
+        ]
+        eventually(lambda: len(gate.groups) == 2)
+        assert gate.runs.get(run_record(1).run_id).status == "running"

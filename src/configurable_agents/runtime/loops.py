@@ -56,6 +56,8 @@ def _is_as_new(loop: asyncio.AbstractEventLoop) -> bool:
     The attributes are asyncio's own, and not trusted to be there: without them a loop is not used again.
     """
     try:
+        if type(getattr(loop, "_default_executor")) is not DaemonExecutor:  # noqa: B009 - it may be missing
+            return False
         found = [getattr(loop, name) for name in _EMPTY]
         return not any(found) and len(getattr(loop, "_selector").get_map()) == 1  # noqa: B009 - its own wake-up pipe
     except (AttributeError, TypeError):

@@ -21,6 +21,9 @@ from configurable_agents.storage.sqlite_driver import begin_writing, commit, on_
 T = TypeVar("T")
 
 
+_CHECKPOINT: Final = "PRAGMA wal_checkpoint(PASSIVE)"
+
+
 class Database:
     """Runs pieces of work in transactions, from any thread."""
 
@@ -75,13 +78,18 @@ class Database:
             self._current.is_in_haste = False
 
     def checkpoint(self) -> None:
-        """Bring what SQLite's log holds into the file, as far as no reader needs it; who writes goes on meanwhile.
+        """Bring what SQLite's log holds into the file, as far as no reader needs it.
 
         Raises:
             StorageError: The database did not do it.
         """
+        if self._writer is None:
+            return
         with translated(self.location), GATE.inside(), self.engine.connect() as connection:
-            on_driver(connection, "PRAGMA wal_checkpoint(PASSIVE)")
+            # Most of it while others write; the rest while none of this process does, or the log would never begin anew.
+            on_driver(connection, _CHECKPOINT)
+            with self._writer:
+                on_driver(connection, _CHECKPOINT)
 
     def close(self) -> None:
         """Give all connections back."""

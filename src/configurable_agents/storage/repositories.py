@@ -250,8 +250,7 @@ class SqlAlchemyStorageBackend(StorageBackend):
 
     def tend(self) -> None:
         """Bring what SQLite's log holds into the file: not in a commit, since it waits for the disk."""
-        if self._file is not None:
-            self._database.checkpoint()
+        self._database.checkpoint()
 
     def together(self, read: Callable[[], _Read]) -> _Read:
         """Do several reads in one transaction, on one connection."""

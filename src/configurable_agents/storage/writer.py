@@ -345,6 +345,8 @@ class Writer:
         began, gone = time.monotonic(), self._backlog.gone
         while 0 < len(self._backlog) < ENOUGH_RECORDS and not self._closed:
             if gone != self._backlog.gone:  # what waited has been committed meanwhile: others are the first ones now
+                if self._untended >= TEND_COMMITS:
+                    return
                 began, gone = time.monotonic(), self._backlog.gone
             left = began + self._company_seconds - time.monotonic()
             if left <= 0:

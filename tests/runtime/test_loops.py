@@ -1,0 +1,88 @@
+"""The event loops of blocking runs: used again, and only as good as new."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from _runs import calls, chain, field, run_program
+from _workflows import make
+from configurable_agents import run_workflow
+
+PIPE = os.pipe()
+"""Nobody writes into it."""
+
+
+def loop_of_a_run(leave: Callable[[asyncio.AbstractEventLoop], Any] = lambda loop: None) -> asyncio.AbstractEventLoop:
+    """Give the loop that a run had, after its node has left something in it."""
+    seen: list[asyncio.AbstractEventLoop] = []
+
+    async def node() -> int:
+        seen.append(asyncio.get_running_loop())
+        leave(seen[0])
+        return 1
+
+    workflow = make([calls("node", "x")], chain("START node END"), {"x": field("int")})
+    run_workflow(workflow, functions={"node": node}, store=False)
+    return seen[0]
+
+
+def test_a_loop_that_is_as_it_was_is_the_next_runs_too() -> None:
+    assert loop_of_a_run() is loop_of_a_run()
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        pytest.param(lambda loop: loop.call_later(60, print), id="a timer"),
+        pytest.param(lambda loop: loop.set_exception_handler(lambda *_: None), id="an exception handler"),
+        pytest.param(lambda loop: loop.set_task_factory(asyncio.Task), id="a task factory"),
+        pytest.param(lambda loop: loop.set_debug(True), id="debugging"),
+        pytest.param(lambda loop: loop.add_signal_handler(10, print), id="a signal handler"),
+        pytest.param(lambda loop: loop.add_reader(PIPE[0], str), id="a reader"),
+        pytest.param(lambda loop: loop.set_default_executor(concurrent.futures.ThreadPoolExecutor()), id="an executor"),
+    ],
+)
+def test_a_loop_in_which_a_run_left_something_is_closed(leave: Callable[[Any], Any]) -> None:
+    """What one run leaves would happen in the middle of another."""
+    left = loop_of_a_run(leave)
+    assert left.is_closed()
+    assert loop_of_a_run() is not left
+
+
+FORKS = """
+import asyncio, os, threading
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import run_workflow
+
+async def node():
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    threading.Timer(0.05, loop.call_soon_threadsafe, [done.set]).start()  # wakes the loop through its own files
+    await done.wait()
+    return 1
+
+workflow = make([calls("node", "x")], chain("START node END"), {"x": field("int")})
+
+def run():
+    return run_workflow(workflow, functions={"node": node}, store=False).outputs["x"]
+
+run()
+child = os.fork()
+if not child:
+    run()
+    os._exit(0)
+print(run(), run(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_share_a_loop_with_its_parent() -> None:
+    """They would share its files, and one would wake the other, or nobody."""
+    assert run_program(FORKS) == (0, "1 1 0\n", "")
