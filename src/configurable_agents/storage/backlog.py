@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -283,11 +283,15 @@ class Backlog:
         lost: list[str | None] = []
         waited: list[Entry | Start] = [*group.starts, *group.entries]
         for one in waited:
-            try:
-                records.append(_record_of(one))
-            except (OSError, ValueError, KeyError):
-                logger.exception("a record that waited in the journal cannot be read back")
-                lost.append(one.run_id)
+            record = one.record if type(one) is Entry else None
+            if record is None:
+                try:
+                    record = _read_back(one)
+                except (OSError, ValueError, KeyError):
+                    logger.exception("a record that waited in the journal cannot be read back")
+                    lost.append(one.run_id)
+                    continue
+            records.append(record)
         return records, lost
 
     def needed_after(self, group: Group) -> Needed:
@@ -319,11 +323,12 @@ class Backlog:
             self._queue.popleft()
             if entry.record is not None:
                 self._bytes -= entry.size
-            if entry.run_id is not None:
-                left = self._of_run[entry.run_id] = self._of_run[entry.run_id] - 1
-                if left <= 0:
-                    del self._of_run[entry.run_id]
-                    complete.append(entry.run_id)
+        for run_id, count in Counter([entry.run_id for entry in group.entries]).items():
+            if run_id is not None:
+                self._of_run[run_id] -= count
+                if self._of_run[run_id] <= 0:
+                    del self._of_run[run_id]
+                    complete.append(run_id)
         return [run_id for run_id in complete if not self.waits_for(run_id)]
 
     def forget(self, needed: Needed) -> None:
@@ -382,9 +387,7 @@ def run_of(record: AnyRecord) -> str | None:
     return None if isinstance(record, DeliveryRecord) else record.run_id
 
 
-def _record_of(entry: Entry | Start) -> AnyRecord:
-    if isinstance(entry, Entry) and entry.record is not None:
-        return entry.record
+def _read_back(entry: Entry | Start) -> AnyRecord:
     if entry.journal is None:
         raise ValueError("the record is in no journal")
     record = decode_record(entry.journal.read(entry.position))

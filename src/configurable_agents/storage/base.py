@@ -559,10 +559,10 @@ def by_kind(
     spans: list[SpanRecord] = []
     marks: list[DeliveryRecord] = []
     for record in records:
-        if isinstance(record, WorkflowRunRecord):
-            runs.append(record)
-        elif isinstance(record, ExecutionStateRecord):
+        if isinstance(record, ExecutionStateRecord):  # most are
             states.append(record)
+        elif isinstance(record, WorkflowRunRecord):
+            runs.append(record)
         elif isinstance(record, SpanRecord):
             spans.append(record)
         else:
