@@ -20,7 +20,7 @@ _IDLE_SECONDS: Final = 5.0
 """An idle thread ends after this, so that a quiet program keeps none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # nobody changes one; making a frozen one takes three times as long, and each run makes some
 class Function:
     """A registered callable, looked at once."""
 

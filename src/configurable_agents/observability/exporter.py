@@ -38,25 +38,25 @@ class StoreSpanExporter(SpanExporter):
 
         Never raises. FAILURE says that spans were lost, and how many stands in the log.
         """
-        # A filtered copy, which a host's provider hands on, would take the place of what the run itself has kept.
-        return self.record([span for span in spans if not is_kept(span)])
-
-    def record(self, finished: Sequence[ReadableSpan], started: ReadableSpan | None = None) -> SpanExportResult:
-        """Keep finished spans, and in the same write the start of a run or node that follows them.
-
-        So one that its process did not survive is known.
-        """
         try:
             writer = self._open()
             lost_before = writer.dropped_records
-            records = [to_record(span) for span in finished]
-            if started is not None:
-                records.append(to_record(started))
-            writer.write(records)
+            # A filtered copy, which a host's provider hands on, would take the place of what the run itself has kept.
+            writer.write([to_record(span) for span in spans if not is_kept(span)])
         except Exception:  # the SDK drops the batch and ignores the result: this line is the only witness
-            logger.exception("could not store %d spans", len(finished) + (started is not None))
+            logger.exception("could not store %d spans", len(spans))
             return SpanExportResult.FAILURE
         return SpanExportResult.SUCCESS if writer.dropped_records == lost_before else SpanExportResult.FAILURE
+
+    def record(self, spans: Sequence[ReadableSpan]) -> None:
+        """Keep spans of a run, finished ones and the start of the one that follows them: in one write.
+
+        So one that its process did not survive is known. Never raises, and looks at nothing that a run's own spans have not.
+        """
+        try:
+            (self._writer or self._open()).write([*map(to_record, spans)])
+        except Exception:  # telemetry never breaks a run: this line is the only witness
+            logger.exception("could not store %d spans", len(spans))
 
     def mark_delivered(self, run_id: RunId, destination: str) -> None:
         """Note that every span of a run has been delivered, so that nobody delivers it there again.

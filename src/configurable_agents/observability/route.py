@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Final
 
-from opentelemetry.sdk.trace import ReadableSpan
-
-from configurable_agents import semconv
 from configurable_agents.observability.exporter import StoreSpanExporter
 from configurable_agents.observability.spans import RunSpan
 from configurable_agents.observability.tracing import SpanRoute
@@ -15,7 +13,8 @@ from configurable_agents.semconv import Operation
 
 logger = logging.getLogger(__name__)
 
-_ROWS_OF_THEIR_OWN = frozenset({Operation.INVOKE_WORKFLOW, Operation.EXECUTE_NODE})
+_NODE: Final = Operation.EXECUTE_NODE.value
+_ROWS_OF_THEIR_OWN: Final = frozenset({Operation.INVOKE_WORKFLOW.value, _NODE})
 
 
 class RunRoute:
@@ -34,48 +33,46 @@ class RunRoute:
         self._exporter = exporter
         self._told = (*further, *observers)
         self._is_watched = bool(observers)
-        self._held: list[ReadableSpan] = []
+        self._held: list[RunSpan] = []
         """Finished spans that are to be written with the next one: model calls with their node, a node with its successor."""
         self._open_nodes = 0
 
-    def on_start(self, span: ReadableSpan) -> None:
+    def on_start(self, span: RunSpan) -> None:
         """Keep the start of a run or node, and what has ended before it."""
         if self._exporter is not None:
-            operation = _operation(span)
+            operation = span.operation
             if operation in _ROWS_OF_THEIR_OWN:
-                self._open_nodes += operation == Operation.EXECUTE_NODE
-                self._write(span)
+                if operation == _NODE:
+                    self._open_nodes += 1
+                spans, self._held = self._held, []
+                spans.append(span)
+                self._exporter.record(spans)
         if self._told:
             self._tell("on_start", span)
 
-    def on_end(self, span: ReadableSpan) -> None:
+    def on_end(self, span: RunSpan) -> None:
         """Keep the finished span."""
         if self._exporter is not None:
             self._held.append(span)
-            operation = _operation(span)
-            if operation == Operation.EXECUTE_NODE:
+            operation = span.operation
+            if operation == _NODE:
                 self._open_nodes -= 1
                 # With no other node open nothing is waited for: the next node starts now, or the run ends. Who watches,
                 # though, may tell others what has ended, and be believed.
                 if self._open_nodes or self._is_watched:
-                    self._write()
+                    self._write_held(self._exporter)
             elif operation == Operation.INVOKE_WORKFLOW:
-                self._write()
+                self._write_held(self._exporter)
         if self._told:
             self._tell("on_end", span)
 
-    def _write(self, started: ReadableSpan | None = None) -> None:
+    def _write_held(self, exporter: StoreSpanExporter) -> None:
         spans, self._held = self._held, []
-        if self._exporter is not None:
-            self._exporter.record(spans, started)
+        exporter.record(spans)
 
-    def _tell(self, what: str, span: ReadableSpan) -> None:
+    def _tell(self, what: str, span: RunSpan) -> None:
         for route in self._told:
             try:
                 getattr(route, what)(span)
             except Exception:  # who watches a run does not change it
                 logger.exception("an observer of the run failed")
-
-
-def _operation(span: ReadableSpan) -> object:
-    return span.operation if type(span) is RunSpan else (span.attributes or {}).get(semconv.GEN_AI_OPERATION_NAME)

@@ -43,6 +43,16 @@ class SpanRoute(Protocol):
         """Take a span that has ended."""
 
 
+class Route(Protocol):
+    """Where the spans of one run go first."""
+
+    def on_start(self, span: RunSpan) -> None:
+        """Take a span that has started."""
+
+    def on_end(self, span: RunSpan) -> None:
+        """Take a span that has ended."""
+
+
 class RunTracer(Tracer):
     """Makes the spans of one run.
 
@@ -50,7 +60,7 @@ class RunTracer(Tracer):
         route: Told of every span as it starts and ends; what it raises is logged and goes no further.
     """
 
-    def __init__(self, route: SpanRoute) -> None:
+    def __init__(self, route: Route) -> None:
         self._route = route
 
     def start_span(

@@ -181,7 +181,7 @@ class Backlog:
                         continue
                 else:
                     self._end(kind, record)
-            run_id, size = run_of(record), len(payload)
+            run_id, size = record.run_id if kind is not None else run_of(record), len(payload)
             keep = self._bytes + size <= limit
             if keep:
                 self._bytes += size
