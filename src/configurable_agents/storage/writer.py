@@ -31,6 +31,8 @@ ENOUGH_RECORDS: Final = 256
 """A group that is so big waits for no others: rows are hardly cheaper in a bigger one."""
 FEW_RECORDS: Final = 64
 """As many take some 2 ms, which an event loop can be held up for."""
+CROWDED_SECONDS: Final = 1.0
+"""Where another process was found writing, this one gathers bigger groups for so long: they leave more room to the others."""
 TEND_COMMITS: Final = 250
 """After so many the store is tended: SQLite's log has grown to some megabytes."""
 MOST_RECORDS: Final = 1024
@@ -109,6 +111,7 @@ class Writer:
         self._is_asleep = False
         self._has_waited = False
         self._untended = 0
+        self._crowded_until = 0.0
         self._thread: threading.Thread | None = None
 
     @property
@@ -176,6 +179,8 @@ class Writer:
             is_written = not lost and backend.is_current() and backend.write_at_once(records)
             if is_written:
                 self._committed(group, ())
+            else:
+                self._crowded_until = time.monotonic() + CROWDED_SECONDS
         finally:
             with self._lock:
                 self._is_committing = False
@@ -184,7 +189,9 @@ class Writer:
 
     @property
     def _is_busy(self) -> bool:
-        return self._is_committing or self._away or self._late or self._is_replaced or self._closed
+        if self._is_committing or self._away or self._late or self._is_replaced or self._closed:
+            return True
+        return time.monotonic() < self._crowded_until
 
     def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
         """Have everything of a run committed at once, and be called when it is, or when the store turns out to be away.
