@@ -31,9 +31,10 @@ from configurable_agents import Workflow, create_storage_backend, run_workflow
 from configurable_agents.observability.records import to_record
 from configurable_agents.runtime.workflow import workflow_from_config
 from configurable_agents.semconv import GEN_AI_OPERATION_NAME, Operation
-from configurable_agents.storage.base import ExecutionStateRecord, StorageBackend
+from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import encode_record
 from configurable_agents.storage.journal import MARKER, Journal
+from configurable_agents.storage.records import ExecutionStateRecord
 from configurable_agents.storage.writer import Writer
 
 ROUNDS = 60

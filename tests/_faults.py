@@ -20,7 +20,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from _runs import chain, field, rows, start_program
 from _workflows import make
 from configurable_agents import Workflow, create_storage_backend, run_workflow, semconv
-from configurable_agents.storage.base import AnyRecord, SpanKey, StorageBackend
+from configurable_agents.storage.base import StorageBackend
+from configurable_agents.storage.records import AnyRecord, SpanKey
 from configurable_agents.storage.recovery import segments
 from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
 

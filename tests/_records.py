@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import ExecutionStateRecord, RunId, SpanRecord, WorkflowRunRecord
+from configurable_agents.storage.records import ExecutionStateRecord, RunId, SpanRecord, WorkflowRunRecord
 
 START_UNIX_NANO = 1_760_000_000_123_456_789
 """2025-10-09T08:53:20.123456789Z"""

@@ -26,7 +26,7 @@ from configurable_agents import (
     create_storage_backend,
     run_workflow,
 )
-from configurable_agents.storage.base import ExecutionStateRecord, SpanRecord, WorkflowRunRecord
+from configurable_agents.storage.records import ExecutionStateRecord, SpanRecord, WorkflowRunRecord
 
 Run = Callable[..., RunResult]
 TESTS = Path(__file__).parent

@@ -24,7 +24,14 @@ MAY_USE: dict[str, set[str]] = {
     "llm": {"config"},
     "core": {"config", "llm"},
     "storage": {"config"},
-    "observability": {"config", "storage.base", "storage.factory", "storage.writer"},
+    "observability": {
+        "config",
+        "storage.base",
+        "storage.factory",
+        "storage.lifetime",
+        "storage.records",
+        "storage.writer",
+    },
     "runtime": {"config", "llm", "core", "storage", "observability"},
     "cli": {"config", "llm", "core", "storage", "observability", "runtime"},
     # The public face names its homes for type checkers, and loads them by name when they are used.
@@ -35,6 +42,7 @@ MAY_USE: dict[str, set[str]] = {
         "runtime",
         "storage.base",
         "storage.factory",
+        "storage.records",
     },
 }
 """Downwards only (ARCHITECTURE.md, "Layers")."""

@@ -42,11 +42,10 @@ if TYPE_CHECKING:
     from configurable_agents.storage.base import (
         AbstractExecutionStateRepository,
         AbstractWorkflowRunRepository,
-        ExecutionStateRecord,
         StorageBackend,
-        WorkflowRunRecord,
     )
     from configurable_agents.storage.factory import create_storage_backend
+    from configurable_agents.storage.records import ExecutionStateRecord, WorkflowRunRecord
 
 __all__ = [
     "AbstractExecutionStateRepository",
@@ -104,11 +103,10 @@ _NAMES_OF_MODULES = {
     "storage.base": (
         "AbstractExecutionStateRepository",
         "AbstractWorkflowRunRepository",
-        "ExecutionStateRecord",
         "StorageBackend",
-        "WorkflowRunRecord",
     ),
     "storage.factory": ("create_storage_backend",),
+    "storage.records": ("ExecutionStateRecord", "WorkflowRunRecord"),
 }
 _HOMES = {name: module for module, names in _NAMES_OF_MODULES.items() for name in names}
 

@@ -13,7 +13,7 @@ from _cli import Said, run_here, run_process
 from _records import node_record, run_record, span_record
 from _runs import rows, run_program
 from configurable_agents import create_storage_backend
-from configurable_agents.storage.base import Record
+from configurable_agents.storage.records import Record
 
 FOREIGN = {
     "resourceSpans": [

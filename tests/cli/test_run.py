@@ -13,7 +13,7 @@ import pytest
 
 from _cli import COMMAND, environment, run_here, run_process, scripted_file
 from configurable_agents import create_storage_backend
-from configurable_agents.storage.base import WorkflowRunRecord
+from configurable_agents.storage.records import WorkflowRunRecord
 
 REPLIES = {
     "replies": [{"match": "Write", "text": "Dear Ada,\nthank you."}, {"match": "Judge", "value": {"verdict": "good"}}]

@@ -25,8 +25,8 @@ import pytest
 from _postgres import PostgresServer, _find_programs, _plain_user, _run_as
 from _require import require_part
 from _runs import rows, run_program
-from configurable_agents.storage.base import ExecutionStateRecord, WorkflowRunRecord
 from configurable_agents.storage.factory import create_storage_backend
+from configurable_agents.storage.records import ExecutionStateRecord, WorkflowRunRecord
 
 NODES = 20
 SECONDS_MORE = 3.0

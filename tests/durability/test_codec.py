@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from _records import node_record, node_records, run_record, run_records, span_record, span_records
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import Record
 from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
+from configurable_agents.storage.records import Record
 
 records: st.SearchStrategy[Record] = run_records | node_records | span_records
 

@@ -17,7 +17,7 @@ from _runs import eventually, rows
 from configurable_agents import create_storage_backend, run_workflow
 from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import Record
+from configurable_agents.storage.records import Record
 from configurable_agents.storage.recovery import segments
 from configurable_agents.storage.writer import Writer
 

@@ -15,9 +15,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from _records import node_record, run_record
 from configurable_agents import create_storage_backend
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import ExecutionStateRecord, WorkflowRunRecord, status_rank
 from configurable_agents.storage.codec import encode_record
 from configurable_agents.storage.journal import Journal
+from configurable_agents.storage.records import ExecutionStateRecord, WorkflowRunRecord, status_rank
 from configurable_agents.storage.recovery import segments
 
 Spanned = WorkflowRunRecord | ExecutionStateRecord

@@ -17,9 +17,9 @@ from _records import node_record, run_record, span_record
 from _runs import rows, run_program
 from configurable_agents import create_storage_backend
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import Record
 from configurable_agents.storage.codec import encode_record
 from configurable_agents.storage.journal import Journal
+from configurable_agents.storage.records import Record
 from configurable_agents.storage.recovery import recover, segments
 
 RUNS = 40

@@ -30,7 +30,7 @@ from configurable_agents.observability.content import ShipRules
 from configurable_agents.observability.records import to_record
 from configurable_agents.observability.replay import to_span, to_spans
 from configurable_agents.observability.resource import resource_of, resource_text
-from configurable_agents.storage.base import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord
+from configurable_agents.storage.records import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord
 
 many = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from _records import START_UNIX_NANO, node_record, run_id, run_record, span_record
 from configurable_agents.errors import StorageError
-from configurable_agents.storage.base import DeliveryRecord, Record, RunId, StorageBackend, WorkflowRunRecord
+from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.pruning import Rules, prune
+from configurable_agents.storage.records import DeliveryRecord, Record, RunId, WorkflowRunRecord
 from configurable_agents.storage.upkeep import sql_store
 
 HERE, THERE = "http://127.0.0.1:4318", "https://jaeger.example:4317"

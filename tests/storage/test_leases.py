@@ -14,7 +14,8 @@ from _records import node_record, run_id, run_record
 from _runs import calls, chain, field, start_program
 from _workflows import make
 from configurable_agents import create_storage_backend, run_workflow
-from configurable_agents.storage.base import SpanKey, StorageBackend
+from configurable_agents.storage.base import StorageBackend
+from configurable_agents.storage.records import SpanKey
 from configurable_agents.storage.upkeep import sql_store
 
 RUNNING: dict[str, Any] = {"status": "running", "duration_seconds": None}

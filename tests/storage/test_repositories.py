@@ -23,15 +23,8 @@ from _records import (
 )
 from configurable_agents.errors import RunNotFoundError, StorageError
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import (
-    Completion,
-    ExecutionStateRecord,
-    Record,
-    SpanRecord,
-    StorageBackend,
-    WorkflowRunRecord,
-    status_rank,
-)
+from configurable_agents.storage.base import Completion, StorageBackend
+from configurable_agents.storage.records import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord, status_rank
 
 # The store outlives the examples: what one example wrote is deleted, or has keys of its own.
 on_one_store = settings(

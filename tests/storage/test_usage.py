@@ -23,10 +23,11 @@ from _records import START_UNIX_NANO, node_record, run_id, run_record, span_reco
 from _runs import run_program
 from configurable_agents.errors import StorageError
 from configurable_agents.storage import migrations
-from configurable_agents.storage.base import DeliveryRecord, ModelUsage, SpanRecord, StorageBackend
+from configurable_agents.storage.base import ModelUsage, StorageBackend
 from configurable_agents.storage.doctor import examine
 from configurable_agents.storage.factory import create_storage_backend
 from configurable_agents.storage.pruning import Rules, prune
+from configurable_agents.storage.records import DeliveryRecord, SpanRecord
 from configurable_agents.storage.upkeep import rebuild_usage, sql_store
 
 Open = Callable[..., StorageBackend]

@@ -26,8 +26,9 @@ from _workflows import make
 from configurable_agents import RunResult, arun_workflow, run_workflow
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.backlog import MEMORY_BYTES
-from configurable_agents.storage.base import AnyRecord, DeliveryRecord, ExecutionStateRecord, StorageBackend
+from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.factory import create_storage_backend
+from configurable_agents.storage.records import AnyRecord, DeliveryRecord, ExecutionStateRecord
 from configurable_agents.storage.writer import Writer
 
 SECONDS = 10.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from configurable_agents.cli.figures import precise_instant
 from configurable_agents.cli.tree import RunView
 from configurable_agents.semconv import Operation
-from configurable_agents.storage.base import DeliveryRecord, ExecutionStateRecord, SpanRecord, WorkflowRunRecord
+from configurable_agents.storage.records import DeliveryRecord, ExecutionStateRecord, SpanRecord, WorkflowRunRecord
 
 if TYPE_CHECKING:
     from configurable_agents.runtime.result import RunResult

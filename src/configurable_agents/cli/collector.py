@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from configurable_agents.cli.tree import RunView
-from configurable_agents.storage.base import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord
+from configurable_agents.storage.records import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan

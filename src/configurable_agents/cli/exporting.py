@@ -23,8 +23,9 @@ from configurable_agents.observability.archive import lines, request, shipped, w
 from configurable_agents.observability.content import ShipRules, ship_rules
 from configurable_agents.observability.destinations import Destination
 from configurable_agents.observability.outbox import send
-from configurable_agents.storage.base import DeliveryRecord, RunId, StorageBackend
+from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.factory import create_storage_backend, open_for_reading
+from configurable_agents.storage.records import DeliveryRecord, RunId
 
 _LISTED: Final = 1000
 """Runs that a dry run lists at once, so that the columns fit and the memory is bounded."""

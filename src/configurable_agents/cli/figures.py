@@ -14,7 +14,7 @@ class Totals(Protocol):
     """What model calls used and cost: a run, a node execution."""
 
     @property
-    def model_calls(self) -> int: ...  # noqa: D102 - as in storage.base
+    def model_calls(self) -> int: ...  # noqa: D102 - as in storage.records
     @property
     def input_tokens(self) -> int: ...  # noqa: D102
     @property

@@ -14,8 +14,9 @@ from configurable_agents.cli import figures
 from configurable_agents.cli.screen import Screen
 from configurable_agents.errors import TraceFileError
 from configurable_agents.observability.archive import read_records
-from configurable_agents.storage.base import ExecutionStateRecord, Record, SpanRecord, StorageBackend, WorkflowRunRecord
+from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.factory import create_storage_backend
+from configurable_agents.storage.records import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord
 
 _BATCH: Final = 128
 _STDIN: Final = "-"

@@ -13,7 +13,7 @@ from configurable_agents.cli.screen import Signs
 from configurable_agents.cli.text import fit, one_line
 from configurable_agents.cli.tree import STYLES, mark_of
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import WorkflowRunRecord
+from configurable_agents.storage.records import WorkflowRunRecord
 
 _ID_LENGTHS: Final = (13, 18, 23, 36)
 """A run id's first 13 characters are its millisecond; the groups after them tell apart what began in the same one."""

@@ -29,7 +29,8 @@ from configurable_agents.cli.text import one_line
 
 if TYPE_CHECKING:
     from configurable_agents.cli.tree import RunView
-    from configurable_agents.storage.base import StorageBackend, WorkflowRunRecord
+    from configurable_agents.storage.base import StorageBackend
+    from configurable_agents.storage.records import WorkflowRunRecord
 
 runs = typer.Typer(help="List, show, ship and delete the runs that are kept.", no_args_is_help=True)
 

@@ -11,7 +11,8 @@ from configurable_agents.observability.archive import StoredRun
 from configurable_agents.semconv import Status
 
 if TYPE_CHECKING:
-    from configurable_agents.storage.base import StorageBackend, WorkflowRunRecord
+    from configurable_agents.storage.base import StorageBackend
+    from configurable_agents.storage.records import WorkflowRunRecord
 
 _PAGE: Final = 50
 """Runs that are listed at once, so that a store of any size is never held in memory."""

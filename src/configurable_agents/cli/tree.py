@@ -17,7 +17,7 @@ from configurable_agents.cli.screen import Signs
 from configurable_agents.cli.text import clean, fit, one_line
 from configurable_agents.cli.values import brief
 from configurable_agents.semconv import Operation, Status
-from configurable_agents.storage.base import ExecutionStateRecord, SpanRecord, WorkflowRunRecord
+from configurable_agents.storage.records import ExecutionStateRecord, SpanRecord, WorkflowRunRecord
 
 STYLES: Final[Mapping[str, str]] = {
     Status.COMPLETED: "green",

@@ -21,7 +21,7 @@ from configurable_agents.observability.records import to_record
 from configurable_agents.observability.replay import changed, ended, to_spans
 from configurable_agents.observability.resource import resource_text
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import ExecutionStateRecord, Record, RunId, SpanRecord, WorkflowRunRecord
+from configurable_agents.storage.records import ExecutionStateRecord, Record, RunId, SpanRecord, WorkflowRunRecord
 
 LINE_BYTES: Final = 400_000
 """About so many bytes of spans stand in one line, if there are many runs: the Collector's reader of such files takes lines of 1 MiB."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from configurable_agents.storage.writer import exit_began
+from configurable_agents.storage.lifetime import exit_began
 
 logger = logging.getLogger(__name__)
 

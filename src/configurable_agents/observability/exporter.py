@@ -12,8 +12,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from configurable_agents.observability.kept import is_kept
 from configurable_agents.observability.records import to_record
-from configurable_agents.storage.base import DeliveryRecord, RunId, StorageBackend
+from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.factory import locate, open_writer, store_target
+from configurable_agents.storage.records import DeliveryRecord, RunId
 from configurable_agents.storage.writer import Writer
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from configurable_agents.observability.archive import StoredRun, shipped
 from configurable_agents.observability.content import MAX_REQUEST_BYTES, ShippedSpan, ShipRules
 from configurable_agents.observability.destinations import Destination, open_exporter
 from configurable_agents.observability.exporter_log import exporter_log, shortened
-from configurable_agents.storage.base import RunId
+from configurable_agents.storage.records import RunId
 
 BATCH_SPANS: Final = 512
 ENVELOPE_BYTES: Final = 20_000

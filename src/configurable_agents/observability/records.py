@@ -19,7 +19,14 @@ from configurable_agents import semconv
 from configurable_agents.observability.resource import resource_text
 from configurable_agents.observability.spans import PARENT_IS_REMOTE, RunSpan
 from configurable_agents.semconv import Operation
-from configurable_agents.storage.base import ExecutionStateRecord, Record, RunId, SpanRecord, WorkflowRunRecord, sparse
+from configurable_agents.storage.records import (
+    ExecutionStateRecord,
+    Record,
+    RunId,
+    SpanRecord,
+    WorkflowRunRecord,
+    sparse,
+)
 
 
 def to_record(span: ReadableSpan) -> Record:

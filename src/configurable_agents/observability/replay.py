@@ -19,7 +19,7 @@ from configurable_agents.observability.records import wall_seconds
 from configurable_agents.observability.resource import resource_of
 from configurable_agents.observability.spans import PARENT_IS_REMOTE
 from configurable_agents.semconv import Operation, Status
-from configurable_agents.storage.base import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord
+from configurable_agents.storage.records import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord
 
 _TOTALS: Final = {
     "model_calls": semconv.MODEL_CALLS,

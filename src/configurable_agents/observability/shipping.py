@@ -20,7 +20,7 @@ from configurable_agents.observability.exits import EXITS
 from configurable_agents.observability.exporter import StoreSpanExporter
 from configurable_agents.observability.shipper import Delivery, Shipper
 from configurable_agents.semconv import Operation
-from configurable_agents.storage.base import RunId
+from configurable_agents.storage.records import RunId
 
 logger = logging.getLogger(__name__)
 

@@ -72,7 +72,7 @@ class RunSpan(trace.Span, ReadableSpan):
         """Begin.
 
         Args:
-            fields: What every record of it has (`storage.base`): made once, for its start, its end and its children.
+            fields: What every record of it has (`storage.records`): made once, for its start, its end and its children.
         """
         self._name = name
         self._context = context
@@ -88,7 +88,7 @@ class RunSpan(trace.Span, ReadableSpan):
         """What kind of span it is, for good."""
 
     def record_fields(self) -> dict[str, Any]:
-        """Give what a record of it has that is no attribute and no content of its own (`storage.base`)."""
+        """Give what a record of it has that is no attribute and no content of its own (`storage.records`)."""
         values = self.fields.copy()
         if self._end_time is not None:
             values["end_time_unix_nano"] = self._end_time

@@ -19,7 +19,7 @@ from configurable_agents.observability.resource import current_resource, shared
 from configurable_agents.observability.sampling import sdk_disabled
 from configurable_agents.observability.shipping import SHIPPERS, ShippingRoute
 from configurable_agents.observability.tracing import SpanRoute
-from configurable_agents.storage.base import RunId
+from configurable_agents.storage.records import RunId
 
 LOAD_SECONDS: Final = 2.0
 """How long the first run waits until the exporter's libraries are loaded: it takes a fifth of a second, in which the

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from configurable_agents.storage.base import RunId
+from configurable_agents.storage.records import RunId
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan

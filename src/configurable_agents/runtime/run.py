@@ -37,7 +37,7 @@ from configurable_agents.runtime.result import RunObserver, RunResult
 from configurable_agents.runtime.stores import OpenStore, StoreChoice, open_store
 from configurable_agents.runtime.workflow import Workflow
 from configurable_agents.semconv import Operation, Status
-from configurable_agents.storage.base import RunId
+from configurable_agents.storage.records import RunId
 
 END_SECONDS = 0.2
 """How long a run's end waits for its last records, so that what was just run can be read."""

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import (
+from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
+from configurable_agents.storage.journal import Journal, JournalError, Position
+from configurable_agents.storage.records import (
     AnyRecord,
     DeliveryRecord,
     ExecutionStateRecord,
@@ -26,8 +28,6 @@ from configurable_agents.storage.base import (
     SpanKey,
     WorkflowRunRecord,
 )
-from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
-from configurable_agents.storage.journal import Journal, JournalError, Position
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from configurable_agents.storage.base import (
+from configurable_agents.storage.records import (
     AnyRecord,
     DeliveryRecord,
     ExecutionStateRecord,

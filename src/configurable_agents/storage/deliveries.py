@@ -8,8 +8,8 @@ from typing import Final
 import sqlalchemy as sa
 
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import DeliveryRecord, RunId
 from configurable_agents.storage.models import run_deliveries, workflow_runs
+from configurable_agents.storage.records import DeliveryRecord, RunId
 
 _SAMPLED: Final = 1
 

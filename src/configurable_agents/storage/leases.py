@@ -13,8 +13,8 @@ from typing import Final
 import sqlalchemy as sa
 
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import SpanKey
 from configurable_agents.storage.models import execution_states, run_leases, workflow_runs
+from configurable_agents.storage.records import SpanKey
 
 LEASE_SECONDS: Final = 60
 RENEW_SECONDS: Final = 15.0

@@ -15,17 +15,11 @@ from typing import Final
 
 from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import (
-    AnyRecord,
-    DeliveryRecord,
-    SpanKey,
-    SpanRecord,
-    StorageBackend,
-    WorkflowRunRecord,
-)
+from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
 from configurable_agents.storage.journal import SUFFIX, committed_end, frames, make_private_directory
 from configurable_agents.storage.locks import lock_exclusively, unlink_and_close
+from configurable_agents.storage.records import AnyRecord, DeliveryRecord, SpanKey, SpanRecord, WorkflowRunRecord
 
 logger = logging.getLogger(__name__)
 

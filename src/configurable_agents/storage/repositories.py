@@ -18,19 +18,21 @@ from configurable_agents.storage import deliveries, leases, statements, usage
 from configurable_agents.storage.base import (
     AbstractExecutionStateRepository,
     AbstractWorkflowRunRepository,
-    AnyRecord,
-    DeliveryRecord,
-    ExecutionStateRecord,
     ModelUsage,
-    Record,
-    SpanKey,
-    SpanRecord,
     StorageBackend,
-    WorkflowRunRecord,
-    by_kind,
 )
 from configurable_agents.storage.database import Database
 from configurable_agents.storage.models import execution_states, run_deliveries, spans, workflow_configs, workflow_runs
+from configurable_agents.storage.records import (
+    AnyRecord,
+    DeliveryRecord,
+    ExecutionStateRecord,
+    Record,
+    SpanKey,
+    SpanRecord,
+    WorkflowRunRecord,
+    by_kind,
+)
 from configurable_agents.storage.recovery import recover
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 
 from configurable_agents.semconv import Operation
 from configurable_agents.storage import usage
-from configurable_agents.storage.base import ExecutionStateRecord, SpanRecord, WorkflowRunRecord, status_rank
 from configurable_agents.storage.models import execution_states, spans, workflow_configs, workflow_runs
+from configurable_agents.storage.records import ExecutionStateRecord, SpanRecord, WorkflowRunRecord, status_rank
 from configurable_agents.storage.sqlite_driver import changed_on_driver
 
 Row = tuple[Any, ...]

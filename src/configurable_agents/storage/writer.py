@@ -6,9 +6,7 @@ nothing waits for a database that is away. Where no journal can be written, reco
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import logging
 import os
 import threading
@@ -21,8 +19,10 @@ from typing import Final
 
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.backlog import Backlog, Group, run_of
-from configurable_agents.storage.base import AnyRecord, StorageBackend
+from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import encode_record
+from configurable_agents.storage.lifetime import live_with_the_process
+from configurable_agents.storage.records import AnyRecord
 from configurable_agents.storage.recovery import quarantine, write_or_isolate
 
 logger = logging.getLogger(__name__)
@@ -87,8 +87,7 @@ class Writer:
         self._power = power
         self._closed = False
         self._begin()
-        _ALL.add(self)
-        _close_at_exit(self)
+        live_with_the_process(self)
 
     def _begin(self) -> None:
         self._pid = os.getpid()
@@ -503,39 +502,3 @@ def _commit_for_ever(writer_ref: weakref.ref[Writer]) -> None:
         if writer is None:
             return
         failures = writer._turn(failures)  # noqa: SLF001 - the thread is the writer's own
-
-
-_ALL: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for writer in list(_ALL):
-        writer.begin_anew_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    # At once, not at the next record: a lock that the parent's thread held at the fork would stay locked for ever.
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-@functools.cache
-def exit_began() -> float:
-    """Say when the end of this process began: when it is first asked. All who wait there wait side by side from then on."""
-    return time.monotonic()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=exit_began.cache_clear)
-
-
-def _close_at_exit(writer: Writer) -> None:
-    reference = weakref.ref(writer)
-
-    def close() -> None:
-        alive = reference()
-        if alive is not None:
-            alive.close(since=exit_began())
-
-    atexit.register(close)
-    # Not at the exit itself: finalizers may have their turn there before `close`, and would take it away.
-    weakref.finalize(writer, atexit.unregister, close).atexit = False

@@ -1,0 +1,55 @@
+"""What becomes of those who keep things for a while when the process forks or ends."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import time
+import weakref
+from typing import Final, Protocol
+
+
+class Keeper(Protocol):
+    """Has a thread, locks and something that waits."""
+
+    def begin_anew_in_child(self) -> None:
+        """Forget what waits: it and the locks belong to the parent."""
+
+    def close(self, *, since: float | None = None) -> None:
+        """Do what is left to do, for a bounded time that began at `since`, on the monotonic clock."""
+
+
+def live_with_the_process(keeper: Keeper) -> None:
+    """Have somebody begin anew in a forked child, and closed at the end; it is not kept alive for that."""
+    _ALL.add(keeper)
+    reference = weakref.ref(keeper)
+
+    def close() -> None:
+        alive = reference()
+        if alive is not None:
+            alive.close(since=exit_began())
+
+    atexit.register(close)
+    # Not at the exit itself: finalizers may have their turn there before `close`, and would take it away.
+    weakref.finalize(keeper, atexit.unregister, close).atexit = False
+
+
+@functools.cache
+def exit_began() -> float:
+    """Say when the end of this process began: when it is first asked. All who wait there wait side by side from then on."""
+    return time.monotonic()
+
+
+_ALL: Final[weakref.WeakSet[Keeper]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    exit_began.cache_clear()
+    for keeper in list(_ALL):
+        keeper.begin_anew_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    # At once, not at the next record: a lock that the parent's thread held at the fork would stay locked for ever.
+    os.register_at_fork(after_in_child=_after_fork_in_child)
