@@ -37,6 +37,11 @@ class RunRoute:
         """Finished spans that are to be written with the next one: model calls with their node, a node with its successor."""
         self._open_nodes = 0
 
+    @property
+    def leads_somewhere(self) -> bool:
+        """Whether anybody takes the spans."""
+        return self._exporter is not None or bool(self._told)
+
     def on_start(self, span: RunSpan) -> None:
         """Keep the start of a run or node, and what has ended before it."""
         if self._exporter is not None:

@@ -87,14 +87,16 @@ class _Run:
         self._store = store
         self._workflow = ready.workflow
         self._run_id = RunId(new_run_id())
-        storage = ready.config.storage
-        self._captures = storage is None or storage.capture_content
         self._mask = masker(ready.secrets)
         exporter = store.exporter if store else None
         self._telemetry = open_telemetry(
             ready.destinations, environment(), run_id=self._run_id, store=exporter, ship_to_host=ready.ship_to_host
         )
-        self._tracer = RunTracer(RunRoute(exporter, self._telemetry.routes, ready.observers))
+        route = RunRoute(exporter, self._telemetry.routes, ready.observers)
+        self._tracer = RunTracer(route)
+        storage = ready.config.storage
+        # Where nobody takes the spans, nobody need write down what is in them.
+        self._captures = route.leads_somewhere and (storage is None or storage.capture_content)
         self._context = ready.parent
         self._started = time.perf_counter()
 
