@@ -126,25 +126,16 @@ class Database:
                 is_whole = False
                 try:
                     begin_writing(connection, busy_timeout_seconds=patience, checkpoints=not is_in_haste)
-                    result = self._committed(connection, work)
+                    result = self._within(connection, work)
+                    if connection.in_transaction():  # SQLAlchemy has taken part, and wants to be told
+                        connection.commit()
+                    commit(connection)
                     is_whole = not self._closed
                 finally:
-                    # After a fault it is looked at by nobody any more: the pool makes a new one.
-                    self._kept.append(connection) if is_whole else connection.close()
+                    self._kept.append(connection) if is_whole else _let_go(connection)
                 return result
         finally:
             turn.release()
-
-    def _committed(self, connection: sa.Connection, work: Callable[[sa.Connection], T]) -> T:
-        try:
-            result = self._within(connection, work)
-            if connection.in_transaction():  # SQLAlchemy has taken part, and wants to be told
-                connection.commit()
-            commit(connection)
-        except BaseException:
-            roll_back(connection)
-            raise
-        return result
 
     def before_fork(self) -> None:
         """Leave no idle connection to a child: SQLite's locks and files do not survive being shared by a fork."""
@@ -156,6 +147,13 @@ class Database:
         self._kept.clear()
         self._current = threading.local()
         self._writer = threading.Lock() if self._writer is not None else None
+
+
+def _let_go(connection: sa.Connection) -> None:
+    """Give a connection back after a fault: what had begun is over, whatever went wrong."""
+    with contextlib.suppress(exc.DBAPIError):
+        roll_back(connection)
+    connection.close()
 
 
 def _dispose(engine: sa.Engine, kept: list[sa.Connection]) -> None:
