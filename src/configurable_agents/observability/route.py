@@ -14,14 +14,14 @@ from configurable_agents.semconv import Operation
 logger = logging.getLogger(__name__)
 
 _NODE: Final = Operation.EXECUTE_NODE.value
-_ROWS_OF_THEIR_OWN: Final = frozenset({Operation.INVOKE_WORKFLOW.value, _NODE})
+_RUN: Final = Operation.INVOKE_WORKFLOW.value
 
 
 class RunRoute:
     """Keeps a run's spans, and hands them to further routes and to who watches the run.
 
     What has ended is written together with what starts next, where that follows at once: a node's record is durable
-    before the next one starts, and there is one write for each node, not two.
+    before the next one's code runs, and there is one write for each node, not two.
     """
 
     def __init__(
@@ -34,7 +34,8 @@ class RunRoute:
         self._told = (*further, *observers)
         self._is_watched = bool(observers)
         self._held: list[RunSpan] = []
-        """Finished spans that are to be written with the next one: model calls with their node, a node with its successor."""
+        """Spans that are to be written with the next one: a run with its first node, model calls with their node, a node
+        with its successor."""
         self._open_nodes = 0
 
     @property
@@ -46,19 +47,24 @@ class RunRoute:
         """Keep the start of a run or node, and what has ended before it."""
         if self._exporter is not None:
             operation = span.operation
-            if operation in _ROWS_OF_THEIR_OWN:
-                if operation == _NODE:
-                    self._open_nodes += 1
-                spans, self._held = self._held, []
-                spans.append(span)
-                self._exporter.record(spans)
+            if operation == _NODE:
+                self._open_nodes += 1
+                self._held.append(span)
+                self._write_held(self._exporter)
+            elif operation == _RUN:
+                # Before its first node starts nothing has happened that anybody could miss: the two are one write. Only
+                # the first run of a process waits for its row, and for the store to be opened.
+                self._held.append(span)
+                if not self._exporter.is_open:
+                    self._write_held(self._exporter)
         if self._told:
             self._tell("on_start", span)
 
     def on_end(self, span: RunSpan) -> None:
         """Keep the finished span."""
         if self._exporter is not None:
-            self._held.append(span)
+            if span not in self._held:  # else it is a run that ends before a node of it starts
+                self._held.append(span)
             operation = span.operation
             if operation == _NODE:
                 self._open_nodes -= 1
@@ -66,7 +72,7 @@ class RunRoute:
                 # though, may tell others what has ended, and be believed.
                 if self._open_nodes or self._is_watched:
                     self._write_held(self._exporter)
-            elif operation == Operation.INVOKE_WORKFLOW:
+            elif operation == _RUN:
                 self._write_held(self._exporter)
         if self._told:
             self._tell("on_end", span)
