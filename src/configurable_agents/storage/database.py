@@ -21,9 +21,6 @@ from configurable_agents.storage.sqlite_driver import begin_writing, commit, on_
 T = TypeVar("T")
 
 
-_CHECKPOINT: Final = "PRAGMA wal_checkpoint(PASSIVE)"
-
-
 class Database:
     """Runs pieces of work in transactions, from any thread."""
 
@@ -85,11 +82,10 @@ class Database:
         """
         if self._writer is None:
             return
-        with translated(self.location), GATE.inside(), self.engine.connect() as connection:
-            # Most of it while others write; the rest while none of this process does, or the log would never begin anew.
-            on_driver(connection, _CHECKPOINT)
-            with self._writer:
-                on_driver(connection, _CHECKPOINT)
+        # While nobody of this process writes: else the log would never begin anew, and SQLite before 3.51.3 is not quite
+        # safe where one connection writes and another one does this.
+        with translated(self.location), self._writer, GATE.inside(), self.engine.connect() as connection:
+            on_driver(connection, "PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         """Give all connections back."""
