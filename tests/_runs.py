@@ -1,4 +1,8 @@
-"""Parts of small workflows, ways to run them, and ways to look into the store afterwards."""
+"""Parts of small workflows, ways to run them, and ways to look into the store afterwards.
+
+The programs that tests start import this: what only tests need (pytest, Hypothesis) stands in modules of its own, since
+each start would pay for it.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from configurable_agents import (
     RunNotFoundError,
     RunResult,
     StorageError,
     arun_workflow,
     create_storage_backend,
-    run_workflow,
 )
 from configurable_agents.storage.records import ExecutionStateRecord, SpanRecord, WorkflowRunRecord
 
@@ -35,10 +36,6 @@ TESTS = Path(__file__).parent
 def run_async(*args: Any, **options: Any) -> RunResult:
     """Run a workflow through `arun_workflow` on a loop of its own."""
     return asyncio.run(arun_workflow(*args, **options))
-
-
-both_ways = pytest.mark.parametrize("run", [run_workflow, run_async], ids=["sync", "async"])
-"""Run the test with the blocking and with the async call."""
 
 
 def field(kind: str, default: Any = None, **more: Any) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from _records import START_UNIX_NANO, node_record, node_records, run_record, span_record
+from _odd_records import node_records
+from _records import START_UNIX_NANO, node_record, run_record, span_record
 from configurable_agents.cli.results import show_view
 from configurable_agents.cli.screen import ASCII, Screen, Signs
 from configurable_agents.cli.tree import RunView, tree

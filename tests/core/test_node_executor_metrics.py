@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from _runs import Run, asks, both_ways, calls, chain, field, kept, rows, scripted
+from _both_ways import both_ways
+from _runs import Run, asks, calls, chain, field, kept, rows, scripted
 from _workflows import make
 from configurable_agents import NodeExecutionError, Workflow, run_workflow
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _records import node_record, node_records, run_record, run_records, span_record, span_records
+from _odd_records import node_records, run_records, span_records
+from _records import node_record, run_record, span_record
 from configurable_agents.semconv import Status
 from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
 from configurable_agents.storage.records import Record

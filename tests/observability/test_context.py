@@ -16,7 +16,8 @@ from opentelemetry.propagate import inject
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from _runs import both_ways, calls, chain, field, kept
+from _both_ways import both_ways
+from _runs import calls, chain, field, kept
 from _workflows import make
 from configurable_agents import Workflow, arun_workflow, run_workflow
 

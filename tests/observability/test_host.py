@@ -16,9 +16,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, Sampler, SamplingResult
 from opentelemetry.trace import StatusCode
 
+from _both_ways import both_ways
 from _host import Host, global_host, ids, parent_id, tree
 from _otlp import otlp_receiver
-from _runs import Kept, asks, both_ways, calls, chain, field, kept, scripted
+from _runs import Kept, asks, calls, chain, field, kept, scripted
 from _workflows import make
 from configurable_agents import NodeExecutionError, RunResult, StoreSpanExporter, Workflow, run_workflow
 

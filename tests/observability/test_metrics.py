@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 
+from _both_ways import both_ways
 from _otlp import PROTOCOLS, OtlpReceiver, Protocol, otlp_receiver
 from _otlp_decode import ReceivedMetric, ReceivedPoint
-from _runs import Run, asks, both_ways, calls, chain, eventually, field, kept, scripted
+from _runs import Run, asks, calls, chain, eventually, field, kept, scripted
 from _workflows import make
 from configurable_agents import NodeExecutionError, Workflow, run_workflow
 from configurable_agents.observability import metrics as ours

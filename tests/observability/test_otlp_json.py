@@ -21,8 +21,9 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from _odd_records import node_records, run_records, span_records
 from _otlp_decode import ReceivedSpan, spans_of
-from _records import node_record, node_records, run_record, run_records, span_record, span_records
+from _records import node_record, run_record, span_record
 from configurable_agents import semconv
 from configurable_agents.errors import TraceFileError
 from configurable_agents.observability.archive import StoredRun, lines, read_records, request, shipped, whole

@@ -17,8 +17,9 @@ from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from _both_ways import both_ways
 from _cli import run_here
-from _runs import Kept, both_ways, calls, chain, eventually, field, kept, rows
+from _runs import Kept, calls, chain, eventually, field, kept, rows
 from _workflows import make, workflow_file
 from configurable_agents import InputError, Workflow, child_environment, run_workflow
 from configurable_agents.observability.propagation import parent_context

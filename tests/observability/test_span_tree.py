@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
-from _runs import Run, asks, both_ways, calls, field, kept, scripted
+from _both_ways import both_ways
+from _runs import Run, asks, calls, field, kept, scripted
 from _workflows import Spans, make
 from configurable_agents import NodeExecutionError, Workflow, semconv
 from configurable_agents.runtime.executor import run_workflow

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from _both_ways import both_ways
 from _conventions import wrongly_typed
 from _openai_server import openai_server
 from _otlp import PROTOCOLS, OtlpReceiver, otlp_receiver, settle_environment
 from _otlp_decode import ReceivedSpan
-from _runs import Kept, Run, asks, both_ways, calls, chain, field, kept, scripted
+from _runs import Kept, Run, asks, calls, chain, field, kept, scripted
 from _workflows import make
 from configurable_agents import NodeExecutionError, RunResult, arun_workflow, run_workflow, semconv
 from configurable_agents._version import __version__

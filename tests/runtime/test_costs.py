@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from _runs import Run, asks, both_ways, chain, field, kept, rows, scripted
+from _both_ways import both_ways
+from _runs import Run, asks, chain, field, kept, rows, scripted
 from _workflows import make
 from configurable_agents import NodeExecutionError, Workflow, run_workflow
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from _both_ways import both_ways
 from _graphs import graph, play
-from _runs import Run, both_ways, chain, field, kept
+from _runs import Run, chain, field, kept
 from configurable_agents import WorkflowExecutionError, run_workflow
 from configurable_agents.errors import ConditionError, ExecutionLimitError
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from _both_ways import both_ways
 from _plain_user import plain_user
-from _runs import Run, both_ways, calls, chain, field, kept, rows
+from _runs import Run, calls, chain, field, kept, rows
 from _workflows import make
 from configurable_agents import (
     NodeExecutionError,

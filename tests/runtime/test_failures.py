@@ -13,7 +13,8 @@ import pytest
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.outputs import ChatResult
 
-from _runs import Run, asks, both_ways, calls, chain, field, kept
+from _both_ways import both_ways
+from _runs import Run, asks, calls, chain, field, kept
 from _workflows import make
 from configurable_agents import (
     ConfigurableAgentsError,

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from _both_ways import both_ways
 from _graphs import graph, play
-from _runs import Run, both_ways, chain, field
+from _runs import Run, chain, field
 from configurable_agents import run_workflow
 
 LOG = field("list[str]", [], reduce="append")

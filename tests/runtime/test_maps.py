@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from _both_ways import both_ways
 from _graphs import graph, play
-from _runs import Run, asks, both_ways, chain, field, kept, scripted
+from _runs import Run, asks, chain, field, kept, scripted
 from _workflows import make
 from configurable_agents import NodeExecutionError, WorkflowExecutionError, run_workflow
 from configurable_agents.errors import MapError

@@ -14,8 +14,9 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
+from _both_ways import both_ways
 from _openai_server import OpenAIServer, openai_server
-from _runs import Run, asks, both_ways, chain, eventually, field, kept, rows
+from _runs import Run, asks, chain, eventually, field, kept, rows
 from _workflows import make
 from configurable_agents import ModelSetupError, NodeExecutionError, RunResult, Workflow, arun_workflow, run_workflow
 

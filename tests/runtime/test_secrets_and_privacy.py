@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from langchain_core.language_models import FakeListChatModel
 
-from _runs import Run, asks, both_ways, calls, chain, field, kept, scripted
+from _both_ways import both_ways
+from _runs import Run, asks, calls, chain, field, kept, scripted
 from _workflows import Spans, make
 from configurable_agents import NodeExecutionError, Workflow, run_workflow
 from configurable_agents.core.secrets import masker

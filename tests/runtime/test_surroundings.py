@@ -14,7 +14,8 @@ import pytest
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
 
-from _runs import Run, both_ways, calls, chain, eventually, field, kept, rows, run_program
+from _both_ways import both_ways
+from _runs import Run, calls, chain, eventually, field, kept, rows, run_program
 from _workflows import make
 from configurable_agents import (
     NodeExecutionError,

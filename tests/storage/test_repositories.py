@@ -11,16 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from _records import (
-    START_UNIX_NANO,
-    node_record,
-    node_records,
-    run_id,
-    run_record,
-    run_records,
-    span_record,
-    span_records,
-)
+from _odd_records import node_records, run_records, span_records
+from _records import START_UNIX_NANO, node_record, run_id, run_record, span_record
 from configurable_agents.errors import RunNotFoundError, StorageError
 from configurable_agents.semconv import Status
 from configurable_agents.storage.base import Completion, StorageBackend
