@@ -82,12 +82,10 @@ HOSTILE: dict[str, str] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_every_breach_is_answered_within_a_second(name: str) -> None:
     """A service that takes files from people must not stand still for one of them."""
-    with pytest.raises(ConfigError) as caught:
-        parse_config(HOSTILE[name])
-    seconds = cpu_seconds(lambda: _refused(HOSTILE[name]), limit=1.0)
-    problems = caught.value.problems
-    assert 1 <= len(problems) <= 101
-    assert len(str(caught.value)) < 100_000, "what is wrong is told in lines that people can read"
+    refusals: list[ConfigError] = []
+    seconds = cpu_seconds(lambda: refusals.append(_refused(HOSTILE[name])), limit=1.0)
+    assert 1 <= len(refusals[0].problems) <= 101
+    assert len(str(refusals[0])) < 100_000, "what is wrong is told in lines that people can read"
     assert seconds < 1.0, f"{seconds:.2f} s of CPU time"
 
 
@@ -106,6 +104,7 @@ def test_many_problems_are_cut_with_their_number() -> None:
     assert re.fullmatch(r"and at least \d{3,} more problems", caught.value.problems[-1].message)
 
 
-def _refused(text: str) -> None:
-    with pytest.raises(ConfigError):
+def _refused(text: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
         parse_config(text)
+    return caught.value
