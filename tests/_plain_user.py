@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,19 @@ def plain_user() -> Iterator[Path]:
     finally:
         if root:
             os.seteuid(0)
-        for path in [directory, *directory.rglob("*")]:
-            if path.is_dir():
-                path.chmod(0o700)
-        shutil.rmtree(directory)
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    for path in [directory, *directory.rglob("*")]:
+        if path.is_dir():
+            path.chmod(0o700)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return shutil.rmtree(directory)
+        except OSError:
+            # A store that could not be written is tried again in the background, and now can be: a file more.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
