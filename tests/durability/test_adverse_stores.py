@@ -7,6 +7,7 @@ start, 0.2 s at the end, 0.5 s at exit): it is asserted with much room, since ma
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -298,11 +299,8 @@ class OwnServer:
     programs: Path
     directory: Path
     options: dict[str, Any]
-
-    @property
-    def url(self) -> str:
-        """Give the URL of its database."""
-        return PostgresServer(self.directory).url("postgres")
+    url: str = ""
+    """A place in it that is empty."""
 
     def command(self, *words: str) -> list[str]:
         """Give the command line of `pg_ctl`."""
@@ -326,9 +324,9 @@ class OwnServer:
         assert done.returncode == 0, (self.directory / "log").read_text()[-2000:]
 
 
-@pytest.fixture
-def own_server() -> Iterator[OwnServer]:
-    """Run a server of the test's own."""
+@pytest.fixture(scope="module")
+def made_server() -> Iterator[OwnServer]:
+    """Make a server for this module."""
     programs = _find_programs()
     if programs is None:
         require_part("postgres", "initdb is neither on the PATH nor under /usr/lib/postgresql: install PostgreSQL")
@@ -350,13 +348,25 @@ def own_server() -> Iterator[OwnServer]:
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **server.options)
     try:
-        server.control("start")
         yield server
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+numbers = itertools.count()
+
+
+@pytest.fixture
+def own_server(made_server: OwnServer) -> Iterator[OwnServer]:
+    """Run the server for one test, with a place in it that is empty."""
+    server = made_server
+    server.control("start")
+    try:
+        yield replace(server, url=PostgresServer(server.directory, numbers).new_schema())
     finally:
         subprocess.run(
             server.command("stop", "-m", "immediate"), capture_output=True, cwd="/", check=False, **server.options
         )
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.mark.postgres
