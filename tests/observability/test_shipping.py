@@ -263,8 +263,10 @@ def test_what_waits_for_a_dead_endpoint_is_bounded_and_the_rest_is_counted(
 
 SHORT = """
 import os, sys
-from test_shipping import HELLO
+from _runs import asks, chain, field, scripted
+from _workflows import make
 from configurable_agents import run_workflow
+HELLO = make([asks("a", "x")], chain("START a END"), {"x": field("str")}, scripted("yes"), name="hello")
 store, endpoint = sys.argv[1:3]
 """
 
@@ -276,7 +278,6 @@ def program(body: str, receiver: OtlpReceiver, store: object, **environment: str
         store,
         receiver.endpoint,
         OTEL_EXPORTER_OTLP_PROTOCOL=receiver.protocol,
-        PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])]),
         # What is shown here is that nothing is lost, on however slow a machine; how long it takes, another test shows.
         CONFIGURABLE_AGENTS_OTLP_EXIT_SECONDS="10",
         **environment,
