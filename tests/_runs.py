@@ -161,3 +161,29 @@ def run_program(text: str, *arguments: object, **environment: str) -> tuple[int,
             process.kill()
             raise
     return process.returncode, out, err
+
+
+_AT_ONCE = """
+import os, sys
+import configurable_agents.storage.repositories, configurable_agents.storage.schema
+gate, held = os.pipe()
+children = []
+for number in range(PROCESSES):
+    children.append(os.fork())
+    if not children[-1]:
+        os.close(held)
+        os.read(gate, 1)  # until the parent lets go of its end
+        break
+else:
+    os.close(held)
+    sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+"""
+
+
+def run_at_once(imports: str, body: str, *arguments: object, processes: int) -> tuple[int, str, str]:
+    """Run a program in several processes that begin in the same moment: exit code (0 if all had it), stdout, stderr.
+
+    One process imports, once, and forks before any store is open. The body knows its `number`, from 0; what it prints
+    at once with `os.write` stays together.
+    """
+    return run_program(f"PROCESSES = {processes}\n{imports}{_AT_ONCE}{body}", *arguments)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from _records import run_record
-from _runs import rows, run_program, start_program
+from _runs import rows, run_at_once, run_program
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.factory import create_storage_backend
 
@@ -36,26 +34,10 @@ def run(times, store=sys.argv[1]):
         os.write(1, f"{result.run_id}\\n".encode())
 """
 
-COMMANDED = (
-    RUNS
-    + """
-os.write(1, b"ready\\n")
-sys.stdin.readline()
-run(int(sys.argv[2]))
-"""
-)
-
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 IN_A_HURRY = re.compile(r"\d+ records are not in the store yet; they are kept in .*")
 """What a process may say that ends before its turn has come: a crowded machine gives it no time to open the store."""
-
-
-def communicate(process: subprocess.Popen[str]) -> str:
-    """Wait for the end of a process that has nothing to complain of; give what it printed."""
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert complaints(err) == []
-    return out
 
 
 def complaints(err: str) -> list[str]:
@@ -64,16 +46,9 @@ def complaints(err: str) -> list[str]:
 
 def run_in_processes(target: str, *, processes: int, runs: int) -> list[str]:
     """Run workflows in processes that all begin at once, and give the runs' ids."""
-    with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(start_program(COMMANDED, target, runs)) for _ in range(processes)]
-        for process in started:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in started:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        return [run_id for process in started for run_id in communicate(process).split()]
+    code, out, err = run_at_once(RUNS, "run(int(sys.argv[2]))", target, runs, processes=processes)
+    assert (code, complaints(err)) == (0, []), err
+    return out.split()
 
 
 def check(store: StorageBackend, run_ids: Sequence[str]) -> None:
@@ -90,6 +65,7 @@ def check(store: StorageBackend, run_ids: Sequence[str]) -> None:
         ]
 
 
+@FORKS
 def test_many_processes_that_first_use_one_fresh_store_lose_nothing(
     target: str, open_store: Callable[..., StorageBackend]
 ) -> None:
@@ -117,7 +93,7 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 )
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@FORKS
 def test_workers_that_a_server_forks_after_it_has_run_workflows_lose_nothing(
     target: str, open_store: Callable[..., StorageBackend]
 ) -> None:
@@ -144,7 +120,11 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.soak)])
+# `spawn` starts five interpreters; the programs that die, in durability, run it each time.
+LONG = [pytest.param(method, marks=pytest.mark.soak) for method in ("spawn", "forkserver")]
+
+
+@pytest.mark.parametrize("method", ["fork", *LONG])
 def test_children_of_multiprocessing_lose_nothing(
     target: str, open_store: Callable[..., StorageBackend], tmp_path: Path, method: str
 ) -> None:
@@ -162,6 +142,7 @@ def test_children_of_multiprocessing_lose_nothing(
     check(open_store(), out.split())
 
 
+@FORKS
 def test_a_thousand_runs_of_ten_nodes_from_four_processes_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "workflows.db"
     run_ids = run_in_processes(str(path), processes=4, runs=250)
@@ -170,6 +151,7 @@ def test_a_thousand_runs_of_ten_nodes_from_four_processes_lose_nothing(tmp_path:
         check(store, run_ids)
 
 
+@FORKS
 @pytest.mark.soak
 @pytest.mark.postgres
 def test_a_server_takes_a_thousand_runs_from_four_processes_too(postgres_url: str) -> None:

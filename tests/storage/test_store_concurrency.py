@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
 
 from _records import node_record, run_id, run_record, span_record
+from _runs import run_at_once
 from configurable_agents.storage.base import StorageBackend
-from configurable_agents.storage.factory import create_storage_backend
 
 THREADS = 8
 PROCESSES = 4
@@ -59,28 +59,22 @@ def test_threads_that_first_open_one_fresh_store_at_once_all_write(open_store: O
     assert_every_row_is_there(open_store(), THREADS)
 
 
+IMPORTS = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_store_concurrency import write_runs
+from configurable_agents.storage.factory import create_storage_backend
+"""
+OPEN_AND_WRITE = """
+store = create_storage_backend(sys.argv[1], busy_timeout_seconds=10)
+write_runs(store, (number + 1) * 1000)
+store.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_processes_that_first_open_one_fresh_store_at_once_all_write(target: str, open_store: Open) -> None:
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, __file__, target, str(writer)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    env=environ,
-                )
-            )
-            for writer in range(1, PROCESSES + 1)
-        ]
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write(b"go\n")
-            process.stdin.close()
-    assert [process.returncode for process in processes] == [0] * PROCESSES
+    assert run_at_once(IMPORTS, OPEN_AND_WRITE, target, processes=PROCESSES) == (0, "", "")
     assert_every_row_is_there(open_store(), PROCESSES)
 
 
@@ -110,18 +104,3 @@ def test_batches_in_opposite_order_do_not_block_each_other(store: StorageBackend
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write_often, [True, False, True, False]))
     assert store.execution_states.get_state_history(run_id()) == records
-
-
-def main() -> None:
-    """Be one of the processes: open the store when told, write, and end."""
-    target, writer = sys.argv[1], int(sys.argv[2])
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
-    store = create_storage_backend(target, busy_timeout_seconds=10)
-    write_runs(store, writer * 1000)
-    store.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from _records import run_id
-from _runs import start_program
+from _runs import run_at_once
 from configurable_agents.storage import migrations
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.models import OLDER_REVISIONS, SCHEMA_REVISION, version, workflow_runs
@@ -23,14 +24,13 @@ CONFIG = Config()
 CONFIG.set_main_option("script_location", str(Path(str(migrations.__file__)).parent))
 OLDER = [script.revision for script in ScriptDirectory.from_config(CONFIG).walk_revisions() if not script.is_head]
 
-OPEN_AND_WRITE = """
+IMPORTS = """
 import sys
 from _records import node_record, run_record
 from configurable_agents.storage.factory import create_storage_backend
-
-print("ready", flush=True)
-sys.stdin.readline()
-number = int(sys.argv[2])
+"""
+OPEN_AND_WRITE = """
+number += 2
 store = create_storage_backend(sys.argv[1], busy_timeout_seconds=20)
 store.write([run_record(number, node_executions=1), node_record(1, run=number)])
 store.close()
@@ -64,23 +64,13 @@ def test_every_older_revision_is_known() -> None:
     assert "0001" in OLDER
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("revision", OLDER)
 def test_processes_that_open_an_older_store_at_once_upgrade_it_and_lose_nothing(
     target: str, open_store: Callable[..., StorageBackend], revision: str
 ) -> None:
     make_store(target, revision)
-    with ExitStack() as stack:
-        processes = [stack.enter_context(start_program(OPEN_AND_WRITE, target, number)) for number in range(2, 6)]
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        for process in processes:
-            _, err = process.communicate(timeout=60)
-            assert (process.returncode, err) == (0, "")
+    assert run_at_once(IMPORTS, OPEN_AND_WRITE, target, processes=4) == (0, "", "")
     with plain_connection(target) as connection:
         assert connection.execute(sa.select(version.c.version_num)).scalars().all() == [SCHEMA_REVISION]
     assert [run.run_id for run in open_store().runs.list_runs()] == [run_id(number) for number in range(5, 0, -1)]
