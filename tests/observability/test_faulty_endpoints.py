@@ -14,6 +14,8 @@ import pytest
 from _otlp import FAULTS, PROTOCOLS, Protocol, otlp_receiver
 from _runs import rows, start_program
 
+pytestmark = pytest.mark.alone
+
 NODES, ROUNDS = 50, 4
 TRIES = 4
 """Bounds on time are told from the noise of a busy machine by trying again: what is really late is late each time."""

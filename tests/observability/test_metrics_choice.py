@@ -159,6 +159,7 @@ def test_a_forked_child_tells_only_of_its_own_runs() -> None:
     assert len(instances) == 2 or instances == {None}, "older SDKs have none"
 
 
+@pytest.mark.alone
 def test_endpoints_that_fail_cost_the_program_no_more_time_at_its_end_than_one() -> None:
     """Whatever they do instead of answering, all together; each is told of once, and every run is done."""
     text = """

@@ -120,6 +120,7 @@ def test_a_node_that_finished_survives_whatever_the_next_one_does(store: Path) -
     backend.close()
 
 
+@pytest.mark.alone
 @both_ways
 def test_a_locked_store_changes_nothing_but_degraded_and_one_warning(
     run: Run, store: Path, caplog: pytest.LogCaptureFixture

@@ -19,6 +19,8 @@ from configurable_agents import NodeExecutionError, Workflow, WorkflowExecutionE
 from configurable_agents.errors import NodeTimeoutError, RunTimeoutError
 from configurable_agents.llm.scripted import ScriptedModelError
 
+pytestmark = pytest.mark.alone
+
 LATE = 0.5
 """Seconds that a run may take beyond its limit."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from _records import node_record, run_id, run_record
-from _runs import calls, chain, field, start_program
+from _runs import calls, chain, eventually, field, start_program
 from _workflows import make
 from configurable_agents import create_storage_backend, run_workflow
 from configurable_agents.storage.base import StorageBackend
@@ -144,7 +144,7 @@ def test_the_runs_of_another_host_are_left_alone_while_it_lives_and_ended_when_i
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "running\n"
-            assert server.runs.get("last").status == "running"
+            assert eventually(lambda: server.runs.get("last").status) == "running"
         finally:
             process.kill()
             process.wait()

@@ -132,6 +132,7 @@ def test_another_programs_database_holds_no_store_and_is_not_changed_by_reading(
     assert path.read_bytes() == before
 
 
+@pytest.mark.alone
 def test_a_store_locked_by_another_process_costs_about_the_busy_timeout(tmp_path: Path) -> None:
     path = made_store(tmp_path / "workflows.db")
     with closing(create_storage_backend(path)) as store:
