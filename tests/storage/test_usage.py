@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from _records import START_UNIX_NANO, node_record, run_id, run_record, span_record
-from _runs import run_program
+from _runs import run_at_once
 from configurable_agents.errors import StorageError
 from configurable_agents.storage import migrations
 from configurable_agents.storage.base import ModelUsage, StorageBackend
@@ -298,33 +298,35 @@ def marks_that_fail() -> list[Any]:
     return [DeliveryRecord(run_id=run_id(1), destination="http://localhost", delivered_at_unix_nano=2**70)]
 
 
-DIE = """
+IMPORTS = """
 import os, random, signal, sys, threading, time
 from _records import run_record, span_record
 from configurable_agents.storage.factory import locate, open_writer
+"""
+DIE = """
+seed = number + 1
 writer = open_writer(locate(sys.argv[1]))
-seed = int(sys.argv[2])
 def die():
     time.sleep(random.Random(seed).uniform(0.0, 0.15))
     os.kill(os.getpid(), signal.SIGKILL)
-number = 0
+call = 0
 writer.write([run_record(seed)])
 writer.flush(10)
 threading.Thread(target=die).start()
 while True:
-    number += 1
-    writer.write([span_record(number, run=seed, model=f"m{number % 3}")])
+    call += 1
+    writer.write([span_record(call, run=seed, model=f"m{call % 3}")])
     os.write(1, b".")
 """
 
 
-def test_what_a_killed_process_had_recorded_is_counted_once(tmp_path: Path) -> None:
-    """Whatever was in the database, in the journal, or in both when it died."""
-    path, written = tmp_path / "workflows.db", 0
-    for seed in range(1, 5):
-        code, out, _ = run_program(DIE, path, seed)
-        assert code == -9
-        written += len(out)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_what_killed_processes_had_recorded_is_counted_once(tmp_path: Path) -> None:
+    """Whatever was in the database, in the journal, or in both when they died."""
+    path = tmp_path / "workflows.db"
+    code, out, err = run_at_once(IMPORTS, DIE, path, processes=4)
+    assert (code, err) == (1, "")
+    written = len(out)
     with closing(create_storage_backend(path)) as store:
         assert len(store.runs.list_runs()) == 4  # journals are taken up
         spans = kept(store)
