@@ -16,7 +16,7 @@ import pytest
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # asked for below
 
 _ROOM: Final = Path(__file__)
 _DOOR: Final = Path(__file__).with_name("conftest.py")

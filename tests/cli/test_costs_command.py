@@ -88,12 +88,15 @@ def test_a_store_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.Ca
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_calls_of_a_run_are_there_when_it_has_ended(tmp_path: Path) -> None:
+def test_the_calls_of_a_run_are_there_when_it_has_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The costs are the sums of what `runs list` says."""
     for _ in range(2):
         assert run_process(["run", str(scripted_file(tmp_path)), "-i", "topic=refunds"], tmp_path).code == 0
-    listed = [json.loads(line) for line in run_process(["runs", "list", "--json"], tmp_path).out.splitlines()]
-    costs = [json.loads(line) for line in run_process(["runs", "costs", "--json"], tmp_path).out.splitlines()]
+    said = [
+        run_here(capsys, "runs", word, "--json", "--store", str(tmp_path / "workflows.db"))
+        for word in ("list", "costs")
+    ]
+    listed, costs = ([json.loads(line) for line in found.out.splitlines()] for found in said)
     assert len(listed) == 2
     for name in ("model_calls", "input_tokens", "output_tokens", "unpriced_calls", "reasoning_tokens"):
         assert sum(row[name] for row in costs) == sum(run[name] for run in listed)
