@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from contextlib import closing
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -119,12 +119,18 @@ def test_no_secret_is_in_a_file_or_in_what_is_printed(how: str, tmp_path: Path) 
     assert leaks(said, tmp_path) == []
 
 
+@pytest.fixture
+def refusing() -> Iterator[int]:
+    """Hold a port on which nobody listens, so that nobody else gets it meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
 @pytest.mark.parametrize("named", ["file", "environment", "option"])
-def test_a_databases_password_is_in_no_journal_log_or_output(named: str, tmp_path: Path) -> None:
+def test_a_databases_password_is_in_no_journal_log_or_output(named: str, refusing: int, tmp_path: Path) -> None:
     pytest.importorskip("psycopg")
-    with closing(socket.create_server(("127.0.0.1", 0))) as closed:
-        port = closed.getsockname()[1]
-    place = f"@127.0.0.1:{port}/runs"
+    place = f"@127.0.0.1:{refusing}/runs"
     url = f"postgresql://someone:{SECRETS['PLANTED_PASSWORD']}{place}?sslpassword={SECRETS['PLANTED_PASSWORD']}"
     with openai_server() as server:
         in_file = "postgresql://someone:${env:PLANTED_PASSWORD}" + place if named == "file" else None
