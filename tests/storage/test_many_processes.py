@@ -173,10 +173,11 @@ def test_children_of_multiprocessing_lose_nothing(
 
 
 @FORKS
-def test_a_thousand_runs_of_ten_nodes_from_four_processes_lose_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runs", [60, pytest.param(250, marks=pytest.mark.soak)])
+def test_hundreds_of_runs_of_ten_nodes_from_four_processes_lose_nothing(tmp_path: Path, runs: int) -> None:
     path = tmp_path / "workflows.db"
-    run_ids = run_in_processes(str(path), processes=4, runs=250)
-    assert len(run_ids) == 1000
+    run_ids = run_in_processes(str(path), processes=4, runs=runs)
+    assert len(run_ids) == 4 * runs
     with closing(create_storage_backend(path)) as store:
         check(store, run_ids)
 
