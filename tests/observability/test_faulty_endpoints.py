@@ -14,8 +14,6 @@ import pytest
 from _otlp import FAULTS, PROTOCOLS, Protocol, otlp_receiver
 from _runs import rows, start_program
 
-pytestmark = pytest.mark.alone
-
 NODES, ROUNDS = 50, 4
 TRIES = 4
 """Bounds on time are told from the noise of a busy machine by trying again: what is really late is late each time."""
@@ -75,6 +73,7 @@ def run_against(endpoints: list[str], protocol: Protocol, store: Path, body: str
     return out, err, ended
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_endpoints_that_fail_delay_no_node_and_no_end_and_lose_no_history(protocol: Protocol, tmp_path: Path) -> None:
     """Six ways to fail, all in one program: telemetry is never the reason why a run is slow."""
@@ -162,6 +161,7 @@ def test_a_program_does_not_grow_while_its_endpoint_is_dead(protocol: Protocol, 
     assert len(warnings) == 2
 
 
+@pytest.mark.alone
 def test_a_program_may_give_its_end_more_time_or_none(tmp_path: Path) -> None:
     """A job on a slow line may rather wait; one in a hot loop may rather not."""
     found: dict[str, Any] = {}
