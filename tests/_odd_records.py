@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from _records import run_id
 from configurable_agents.semconv import Status
-from configurable_agents.storage.base import ExecutionStateRecord, SpanRecord, WorkflowRunRecord
+from configurable_agents.storage.records import ExecutionStateRecord, SpanRecord, WorkflowRunRecord
 
 # What every database takes as text; the rest has a test of its own.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=30)

@@ -23,8 +23,6 @@ from _runs import calls, chain, field
 from _workflows import make
 from configurable_agents import run_workflow
 
-if "://" in sys.argv[1]:
-    import psycopg  # not what these are about: see the driver that is half loaded, below
 names = "abcdefghij"
 workflow = make([calls(n, "x") for n in names], chain("START " + " ".join(names) + " END"), {"x": field("int")})
 functions = {name: (lambda: 1) for name in names}
@@ -107,7 +105,7 @@ def test_workers_that_a_server_forks_after_it_has_run_workflows_lose_nothing(
 
 
 HALF_LOADED = (
-    RUNS.replace("import psycopg", "pass")
+    RUNS
     + """
 import threading
 thread = threading.Thread(target=run, args=[1])
@@ -125,7 +123,6 @@ if child:
 
 @FORKS
 @pytest.mark.postgres
-@pytest.mark.xfail(reason="the driver is loaded outside the lock that keeps a fork waiting")
 def test_a_child_that_was_forked_while_the_driver_of_a_server_was_loaded_can_use_it_too(postgres_url: str) -> None:
     """What is half loaded at the fork stays half loaded in the child for ever: it would never reach the server."""
     code, out, err = run_program(HALF_LOADED, postgres_url, PYTHONWARNINGS="ignore::DeprecationWarning")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import threading
@@ -13,9 +14,12 @@ _OURS: Final = ("database", "engines", "repositories", "schema")
 
 
 def load(dialect: str) -> None:
-    """Load SQLAlchemy with a dialect, and what of this package is built on it."""
+    """Load SQLAlchemy with a dialect, its driver, and what of this package is built on it."""
     with _LOCK:
         importlib.import_module(f"sqlalchemy.dialects.{dialect}")
+        if dialect == "postgresql":
+            with contextlib.suppress(ImportError):  # whoever opens the store says what is missing
+                importlib.import_module("psycopg")
         for name in _OURS:
             importlib.import_module(f"configurable_agents.storage.{name}")
 
