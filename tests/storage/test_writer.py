@@ -556,7 +556,7 @@ def test_a_file_that_somebody_else_writes_is_left_to_the_writers_thread(tmp_path
 
 def test_the_log_of_a_file_does_not_grow_with_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody who commits a run's end brings the log into the file: that waits for the disk."""
-    monkeypatch.setattr("configurable_agents.storage.writer.TEND_COMMITS", 10)
+    monkeypatch.setattr("configurable_agents.storage.writer.TEND_BYTES", 400_000)
     workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
     with closing(create_storage_backend(tmp_path / "runs.db")) as backend:
         for _ in range(400):
@@ -576,3 +576,65 @@ def test_a_run_has_a_row_as_soon_as_one_of_its_nodes_has(gate: Gate, tmp_path: P
         ]
         eventually(lambda: len(gate.groups) == 2)
         assert gate.runs.get(run_record(1).run_id).status == "running"
+
+
+def test_a_run_within_a_transaction_of_its_thread_is_not_taken_back_with_it(tmp_path: Path) -> None:
+    """The run has said that it is kept; whatever becomes of what its caller reads or writes meanwhile."""
+    workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+    with closing(create_storage_backend(tmp_path / "runs.db")) as backend:
+        run_workflow(workflow, functions={"a": lambda: 1}, store=backend)
+
+        def fail() -> None:
+            run_workflow(workflow, functions={"a": lambda: 1}, store=backend)
+            raise KeyError("for the test")
+
+        with suppress(KeyError):
+            backend.together(fail)
+        eventually(lambda: len(backend.runs.list_runs()) == 2)
+
+
+def test_a_store_that_fails_in_its_own_way_changes_no_run(gate: Gate, tmp_path: Path) -> None:
+    """A store of the caller's own may raise anything."""
+
+    def odd(records: Sequence[AnyRecord]) -> bool:
+        raise RuntimeError("odd, for the test")
+
+    backend = create_storage_backend(tmp_path / "odd.db")
+    workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+    with closing(backend):
+        backend.write_at_once = odd  # type: ignore[method-assign]  # for this one object
+        assert run_workflow(workflow, functions={"a": lambda: 1}, store=backend).outputs == {"x": 1}
+        eventually(lambda: [run.status for run in backend.runs.list_runs()] == ["completed"])
+
+
+def test_what_goes_on_has_a_row_in_time_also_after_a_pause(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks on shall not wait until the writer's thread has slept enough."""
+    monkeypatch.setattr("configurable_agents.storage.writer.AWAKE_SECONDS", 0.05)
+    with writing(gate, tmp_path / "journal") as writer:
+        writer.write([run_record(1)])
+        assert writer.flush(SECONDS)
+        time.sleep(0.3)
+        started = time.monotonic()
+        writer.write([run_record(2, status="running")])
+        eventually(lambda: len(gate.groups) == 2)
+        assert time.monotonic() - started < 2, "half a second, and what a busy machine adds; not the five of its sleep"
+
+
+def test_a_handler_of_a_signal_amid_a_commit_is_not_stuck(gate: Gate, tmp_path: Path) -> None:
+    """It may flush the store, and cannot wait for the code that it has interrupted."""
+    flushed: list[tuple[bool, float]] = []
+    with writing(gate, tmp_path / "journal") as writer:
+
+        def write_at_once(records: Sequence[AnyRecord]) -> bool:
+            started = time.monotonic()
+            flushed.append((writer.flush(SECONDS), time.monotonic() - started))
+            return False
+
+        gate.write_at_once = write_at_once  # type: ignore[method-assign]  # as if a signal came in the middle of it
+        writer.write([run_record()])
+        assert not writer.commit_here()
+        assert flushed[0][0] is False
+        assert flushed[0][1] < 1
+        assert writer.flush(SECONDS)

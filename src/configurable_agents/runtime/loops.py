@@ -64,7 +64,10 @@ def _is_as_new(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-_EMPTY: Final = ("_ready", "_scheduled", "_signal_handlers", "_exception_handler", "_task_factory", "_debug")
+_EMPTY: Final = (
+    *("_ready", "_scheduled", "_signal_handlers", "_exception_handler", "_task_factory", "_debug"),
+    *("_executor_shutdown_called", "_asyncgens_shutdown_called"),
+)
 
 
 class DaemonExecutor(concurrent.futures.ThreadPoolExecutor):

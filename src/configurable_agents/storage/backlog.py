@@ -320,6 +320,8 @@ class Backlog:
                 self._unsaid_runs.pop(start.run_id, None)
                 complete.append(start.run_id)
         for entry in group.entries:
+            if not self._queue or self._queue[0] is not entry:
+                continue  # somebody else has been faster, at the end of a process
             self._queue.popleft()
             if entry.record is not None:
                 self._bytes -= entry.size

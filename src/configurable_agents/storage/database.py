@@ -62,6 +62,11 @@ class Database:
                 # The server was restarted since the connection was made; the pool has dropped the rest of its kind.
                 return self._once(work)
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether this thread is in the middle of a transaction, of which what it writes now would be a part."""
+        return getattr(self._current, "connection", None) is not None
+
     @contextlib.contextmanager
     def waiting_for_nobody(self) -> Iterator[None]:
         """Have what this thread writes into a SQLite file fail at once where somebody else is writing it.

@@ -225,7 +225,7 @@ class SqlAlchemyStorageBackend(StorageBackend):
 
     def write_at_once(self, records: Sequence[AnyRecord]) -> bool:
         """Write records into a file, if nobody else is writing it (see the base class)."""
-        if not self._is_quick:
+        if not self._is_quick or self._database.is_inside:
             return False
         try:
             with self._database.waiting_for_nobody():

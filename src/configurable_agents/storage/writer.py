@@ -29,12 +29,15 @@ logger = logging.getLogger(__name__)
 
 ENOUGH_RECORDS: Final = 256
 """A group that is so big waits for no others: rows are hardly cheaper in a bigger one."""
-FEW_RECORDS: Final = 64
-"""As many take some 2 ms, which an event loop can be held up for."""
+FEW_RECORDS: Final = 128
+FEW_BYTES: Final = 256 * 1024
+"""As many take some 3 ms, which an event loop can be held up for."""
 CROWDED_SECONDS: Final = 1.0
 """Where another process was found writing, this one gathers bigger groups for so long: they leave more room to the others."""
-TEND_COMMITS: Final = 250
-"""After so many the store is tended: SQLite's log has grown to some megabytes."""
+TEND_BYTES: Final = 8 * 1024 * 1024
+"""When SQLite's log has grown by about so much, the store is tended."""
+_COMMIT_BYTES: Final = 40_000
+"""By which any commit makes the log grow. Its records stand in there about twice, with what shares their pages."""
 MOST_RECORDS: Final = 1024
 MOST_BYTES: Final = 4 * 1024 * 1024
 """Of a group, where more has come than was committed: what a transaction costs besides is paid less often then, and so is
@@ -107,6 +110,8 @@ class Writer:
         self._commit_seconds = 0.0
         self._committed_at = 0.0
         self._is_committing = False
+        self._committer: int | None = None
+        """The thread of a run that commits its end itself."""
         self._is_asleep = False
         self._has_waited = False
         self._untended = 0
@@ -152,39 +157,48 @@ class Writer:
 
     def commit(self, run_id: str, seconds: float) -> None:
         """Have everything of a run committed at once, and wait for that; not longer, and not for a store that is away."""
-        if self.commit_here(ENOUGH_RECORDS):
+        if self.commit_here(ENOUGH_RECORDS, MOST_BYTES):
             return
         done = threading.Lock()
         done.acquire()
         if not self.when_committed(run_id, done.release) and not done.acquire(timeout=seconds):
             self.stop_waiting()
 
-    def commit_here(self, most: int = FEW_RECORDS) -> bool:
+    def commit_here(self, most: int = FEW_RECORDS, size: int = FEW_BYTES) -> bool:
         """Commit all that waits on this thread, if it is little, nobody else is at it, and nothing has to be waited for.
 
-        To wake the writer's own thread costs more, and holds this one up for longer: they share the interpreter.
+        To wake the writer's own thread costs more, and holds this one up for longer: they share the interpreter. Never
+        raises; what is wrong with a store shows when that thread writes.
         """
-        with self._lock:
-            backend = self._backend
-            if backend is None or self._is_busy or len(self._backlog) > most or self._backlog.directory is None:
-                return False
-            group = self._backlog.group(most, MOST_BYTES)
-            if len(group.entries) < len(self._backlog):
-                return False
-            self._is_committing = True
-        is_written = False
+        is_mine = is_written = False
         try:
+            with self._lock:
+                backend = self._backend
+                if backend is None or self._is_busy or len(self._backlog) > most or self._backlog.directory is None:
+                    return False
+                group = self._backlog.group(most, size)
+                if len(group.entries) < len(self._backlog):
+                    return False
+                is_mine = self._is_committing = True
+                self._committer = threading.get_ident()
             records, lost = self._backlog.read(group)
             is_written = not lost and backend.is_current() and backend.write_at_once(records)
             if is_written:
                 self._committed(group, ())
             else:
                 self._crowded_until = time.monotonic() + CROWDED_SECONDS
+        except Exception:
+            logger.debug("the end of a run could not be committed at once", exc_info=True)
         finally:
-            with self._lock:
-                self._is_committing = False
-                self._changed.notify_all()
+            if is_mine:
+                self._is_done()
         return is_written
+
+    def _is_done(self) -> None:
+        with self._lock:
+            self._is_committing = False
+            self._committer = None
+            self._changed.notify_all()
 
     @property
     def _is_busy(self) -> bool:
@@ -212,7 +226,9 @@ class Writer:
         with self._lock:
             while not self._backlog.is_said:
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if (
+                    left <= 0 or self._committer == threading.get_ident()
+                ):  # a signal's handler, amid a commit of this thread
                     return False
                 self._hurry = self._wants_all = True
                 self._keep_a_thread()
@@ -262,6 +278,11 @@ class Writer:
         return EXIT_AWAY_SECONDS if self._away or (self._backend is None and self._late) else EXIT_SECONDS
 
     def _drain(self, deadline: float) -> None:
+        with self._lock:
+            while (
+                self._is_committing and time.monotonic() < deadline
+            ):  # a run that ends only now, on a thread of its own
+                self._changed.wait(_EXIT_SLICE_SECONDS)
         while self._backlog:
             group = self._backlog.group(MOST_RECORDS, MOST_BYTES)
             try:
@@ -286,22 +307,22 @@ class Writer:
         """Commit one group; give the failures in a row, or None when the thread is not needed any more."""
         group = self._next_group(failures)
         self._hold_runs()
-        self._tend()
         if group is None:
             return None
-        if not group:
-            return failures
-        began = time.monotonic()
-        try:
-            lost = self._commit(group)
-            self._commit_seconds = time.monotonic() - began
-            self._committed(group, lost)
-        except BaseException as error:  # noqa: BLE001 - no fault of a store changes a run, and the thread must live
-            self._went_away(error)
-            return failures + 1
-        finally:
-            self._is_committing = False
-        return 0
+        if group:
+            began = time.monotonic()
+            try:
+                lost = self._commit(group)
+                self._commit_seconds = time.monotonic() - began
+                self._committed(group, lost)
+            except BaseException as error:  # noqa: BLE001 - no fault of a store changes a run, and the thread must live
+                self._went_away(error)
+                return failures + 1
+            finally:
+                self._is_done()
+            failures = 0
+        self._tend()
+        return failures
 
     def _next_group(self, failures: int) -> Group | None:
         with self._lock:
@@ -322,26 +343,26 @@ class Writer:
             return None
 
     def _wait_for_work(self) -> None:
-        gone = self._backlog.gone
         seconds = min(IDLE_SECONDS, self._renew_seconds or IDLE_SECONDS)
-        began = time.monotonic()
+        began, gone = time.monotonic(), self._backlog.gone
         while not self._has_work and (left := began + seconds - time.monotonic()) > 0:
-            self._is_asleep = seconds - left > AWAKE_SECONDS
+            # What goes on and has no row yet is waited for, too: it is due soon.
+            self._is_asleep = time.monotonic() > self._committed_at + AWAKE_SECONDS and self._backlog.is_said
             self._work.wait(left if self._is_asleep else LOOK_SECONDS)
             self._is_asleep = False
             if gone != self._backlog.gone:
-                gone, began = self._backlog.gone, time.monotonic()
+                began, gone = time.monotonic(), self._backlog.gone
         self._has_waited = not self._has_work
 
     @property
     def _has_work(self) -> bool:
-        if self._backlog or self._closed or self._hurry or self._untended >= TEND_COMMITS:
+        if self._backlog or self._closed or self._hurry or self._untended >= TEND_BYTES:
             return True
         return self._backlog.has_due_starts
 
     @property
     def _is_idle(self) -> bool:
-        return self._has_waited and self._backlog.is_said and not self._has_leases_to_renew
+        return self._has_waited and self._backlog.is_said and not self._has_leases_to_renew and not self._untended
 
     @property
     def _has_leases_to_renew(self) -> bool:
@@ -351,7 +372,7 @@ class Writer:
         began, gone = time.monotonic(), self._backlog.gone
         while 0 < len(self._backlog) < ENOUGH_RECORDS and not self._closed:
             if gone != self._backlog.gone:  # what waited has been committed meanwhile: others are the first ones now
-                if self._untended >= TEND_COMMITS:
+                if self._untended >= TEND_BYTES:
                     return
                 began, gone = time.monotonic(), self._backlog.gone
             left = began + self._company_seconds - time.monotonic()
@@ -423,18 +444,23 @@ class Writer:
 
     def _tend(self) -> None:
         """Have the store tidy up, now and then: not where a run waits for its commit."""
-        if self._backend is None or self._untended < TEND_COMMITS:
-            return
-        self._untended = 0
+        with self._lock:
+            backend, is_due = self._backend, self._untended >= (1 if self._has_waited else TEND_BYTES)
+            if backend is None or not is_due or self._is_committing or self._watchers:
+                return
+            self._untended = 0
+            self._is_committing = True  # who ends meanwhile leaves its commit to this thread
         try:
-            self._backend.tend()
+            backend.tend()
         except Exception:
             logger.debug("the store could not be tended", exc_info=True)
+        finally:
+            self._is_done()
 
     def _committed(self, group: Group, lost: Sequence[str | None]) -> None:
         self._committed_at = time.monotonic()
         with self._lock:
-            self._untended += 1
+            self._untended += _COMMIT_BYTES + 2 * sum(entry.size for entry in group.entries)
             needed = self._backlog.needed_after(group)
         # Before anybody is told, so that whoever was told finds it so; not with the lock held, for which runs wait.
         self._backlog.forget(needed)
