@@ -108,7 +108,7 @@ def test_where_no_thread_can_begin_records_wait_for_one_that_can(gate: Gate, tmp
     with writing(gate, tmp_path / "journal") as writer:
         with no_thread_can_begin():
             writer.write([node_record(1)])
-            assert writer.when_committed(run_record().run_id, lambda: None), "there is nobody to wait for"
+            assert writer.when_tried(run_record().run_id, lambda: None), "there is nobody to wait for"
             assert not writer.flush(SECONDS)
         writer.write([node_record(2)])
         assert writer.flush(SECONDS)
@@ -188,7 +188,7 @@ def test_a_run_that_waits_is_told_though_others_go_on_for_long(gate: Gate, tmp_p
         assert writer.flush(SECONDS)
         told = threading.Event()
         writer.write([run_record(1)])
-        if not writer.when_committed(run_record(1).run_id, told.set):
+        if not writer.when_tried(run_record(1).run_id, told.set):
             assert told.wait(SECONDS)
         assert gate.runs.get(run_record(1).run_id).status == "completed"
 
@@ -205,7 +205,7 @@ def test_a_store_that_has_just_taken_a_group_is_still_waited_for(
         gate.open.clear()
         writer.write([node_record(2)])
         writer.stop_waiting()
-        assert writer.when_committed(run_record().run_id, lambda: None) is not is_waited_for
+        assert writer.when_tried(run_record().run_id, lambda: None) is not is_waited_for
 
 
 def test_whoever_begins_to_wait_during_a_commit_does_not_wait_for_company(gate: Gate, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_whoever_begins_to_wait_during_a_commit_does_not_wait_for_company(gate: 
         assert gate.reached.wait(SECONDS)
         committed: list[float] = []
         writer.write([node_record(2, run=2)])
-        assert not writer.when_committed(run_record(2).run_id, lambda: committed.append(time.perf_counter()))
+        assert not writer.when_tried(run_record(2).run_id, lambda: committed.append(time.perf_counter()))
         writer._changed.acquire()
         try:
             gate.open.set()
@@ -491,7 +491,7 @@ def test_a_mark_of_a_delivery_reaches_the_store_and_is_no_part_of_its_run(gate: 
         gate.open.clear()
         writer.write(marks)
         assert not writer.lacks(run.run_id)
-        assert writer.when_committed(run.run_id, lambda: None)
+        assert writer.when_tried(run.run_id, lambda: None)
         gate.open.set()
         assert writer.flush(SECONDS)
         assert gate.runs.list_deliveries(run.run_id) == [marks[2], marks[1]]

@@ -76,12 +76,16 @@ class StoreSpanExporter(SpanExporter):
             self._writer.commit(run_id, seconds)
 
     def commit_here(self) -> bool:
-        """Commit what waits, if that is little and can be done at once, without waiting for others; say whether it is."""
-        return self._writer is None or self._writer.commit_here()
+        """Commit some of what waits, if that can be done at once, without waiting for others; say whether it was."""
+        return self._writer is not None and self._writer.commit_here()
 
-    def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
-        """Have a run's records committed at once and be told; True if there is nothing to wait for."""
-        return self._writer is None or self._writer.when_committed(run_id, call)
+    def waits_for(self, run_id: str) -> bool:
+        """Say whether a record of this run is not committed yet, and will be."""
+        return self._writer is not None and self._writer.waits_for(run_id)
+
+    def when_tried(self, run_id: str, call: Callable[[], None]) -> bool:
+        """Have what waits committed at once and be told when that was tried; True if there is nothing to wait for."""
+        return self._writer is None or self._writer.when_tried(run_id, call)
 
     @property
     def is_open(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from configurable_agents.environ import environment
 from configurable_agents.errors import NodeExecutionError, RunTimeoutError, WorkflowExecutionError
 from configurable_agents.llm.base import ChatModel
 from configurable_agents.observability.destinations import Destination
+from configurable_agents.observability.exporter import StoreSpanExporter
 from configurable_agents.observability.ids import new_run_id
 from configurable_agents.observability.resource import current_resource, resource_text
 from configurable_agents.observability.route import RunRoute
@@ -208,16 +210,22 @@ class _Run:
             # Nobody else needs this thread: it waits itself, at half the price of being called back through the loop.
             self._store.exporter.commit(self._run_id, seconds)
             return
-        if self._store.exporter.commit_here():
-            return
-        loop, committed = asyncio.get_running_loop(), asyncio.Event()
-        if self._store.exporter.when_committed(self._run_id, lambda: _tell(loop, committed)):
-            return
         try:
             async with asyncio.timeout(seconds):
-                await committed.wait()
+                await self._waited(self._store.exporter)
         except TimeoutError:
             self._store.exporter.stop_waiting()
+
+    async def _waited(self, exporter: StoreSpanExporter) -> None:
+        loop = asyncio.get_running_loop()
+        while exporter.waits_for(self._run_id):
+            if exporter.commit_here():
+                await asyncio.sleep(0)  # a little at a time, so that the loop is not held up
+                continue
+            tried = asyncio.Event()
+            if exporter.when_tried(self._run_id, functools.partial(_tell, loop, tried)):
+                return
+            await tried.wait()
 
     def _raise(self, failure: RunError) -> NoReturn:
         error, visit = failure.error, failure.visit

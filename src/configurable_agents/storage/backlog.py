@@ -310,15 +310,13 @@ class Backlog:
             return journals[index], position.segment, position.offset
         return (journals[-1], *journals[-1].end) if journals else None
 
-    def take_out(self, group: Group) -> list[str]:
-        """Forget a group, which the database has; give the runs that lack nothing any more."""
-        complete: list[str] = []
+    def take_out(self, group: Group) -> None:
+        """Forget a group, which the database has."""
         self.gone += len(group.entries)
         for start in group.starts:
             self._unsaid.pop(start.span_id, None)
-            if start.kind is _RUN and start.run_id is not None:
+            if start.kind is _RUN:
                 self._unsaid_runs.pop(start.run_id, None)
-                complete.append(start.run_id)
         for entry in group.entries:
             if not self._queue or self._queue[0] is not entry:
                 continue  # somebody else has been faster, at the end of a process
@@ -327,11 +325,9 @@ class Backlog:
                 self._bytes -= entry.size
         for run_id, count in Counter([entry.run_id for entry in group.entries]).items():
             if run_id is not None:
-                self._of_run[run_id] -= count
-                if self._of_run[run_id] <= 0:
-                    del self._of_run[run_id]
-                    complete.append(run_id)
-        return [run_id for run_id in complete if not self.waits_for(run_id)]
+                left = self._of_run.pop(run_id, 0) - count
+                if left > 0:
+                    self._of_run[run_id] = left
 
     def forget(self, needed: Needed) -> None:
         """Remove the parts of journals that a commit has made superfluous: records are committed in their order."""

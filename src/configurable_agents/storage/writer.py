@@ -29,12 +29,12 @@ logger = logging.getLogger(__name__)
 
 ENOUGH_RECORDS: Final = 256
 """A group that is so big waits for no others: rows are hardly cheaper in a bigger one."""
-FEW_RECORDS: Final = 128
-FEW_BYTES: Final = 256 * 1024
-"""As many take some 3 ms, which an event loop can be held up for."""
+FEW_RECORDS: Final = 1024
+FEW_BYTES: Final = 1024 * 1024
+"""As many take some 10 ms, which an event loop can be held up for now and then; mostly it is the few records of one run."""
 CROWDED_SECONDS: Final = 1.0
 """Where another process was found writing, this one gathers bigger groups for so long: they leave more room to the others."""
-TEND_BYTES: Final = 8 * 1024 * 1024
+TEND_BYTES: Final = 32 * 1024 * 1024
 """When SQLite's log has grown by about so much, the store is tended."""
 _COMMIT_BYTES: Final = 40_000
 """By which any commit makes the log grow. Its records stand in there about twice, with what shares their pages."""
@@ -116,6 +116,7 @@ class Writer:
         self._has_waited = False
         self._untended = 0
         self._crowded_until = 0.0
+        self._left_to_others_until = 0.0
         self._thread: threading.Thread | None = None
 
     @property
@@ -157,27 +158,43 @@ class Writer:
 
     def commit(self, run_id: str, seconds: float) -> None:
         """Have everything of a run committed at once, and wait for that; not longer, and not for a store that is away."""
-        if self.commit_here(ENOUGH_RECORDS, MOST_BYTES):
-            return
-        done = threading.Lock()
-        done.acquire()
-        if not self.when_committed(run_id, done.release) and not done.acquire(timeout=seconds):
-            self.stop_waiting()
+        deadline = time.monotonic() + seconds
+        while self.waits_for(run_id):
+            if self.commit_here(ENOUGH_RECORDS, MOST_BYTES):
+                continue
+            tried = threading.Lock()
+            tried.acquire()
+            if self.when_tried(run_id, tried.release):
+                return
+            if not tried.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                self.stop_waiting()
+                return
+
+    def waits_for(self, run_id: str) -> bool:
+        """Say whether something of a run is not committed yet, and will be."""
+        with self._lock:
+            return self._backlog.waits_for(run_id)
 
     def commit_here(self, most: int = FEW_RECORDS, size: int = FEW_BYTES) -> bool:
-        """Commit all that waits on this thread, if it is little, nobody else is at it, and nothing has to be waited for.
+        """Commit what has waited longest on this thread, if nobody else is at it, and nothing has to be waited for.
 
         To wake the writer's own thread costs more, and holds this one up for longer: they share the interpreter. Never
         raises; what is wrong with a store shows when that thread writes.
+
+        Args:
+            most: So many records at most; an event loop goes on after them.
+
+        Returns:
+            Whether something was committed.
         """
         is_mine = is_written = False
         try:
             with self._lock:
                 backend = self._backend
-                if backend is None or self._is_busy or len(self._backlog) > most or self._backlog.directory is None:
+                if backend is None or self._is_busy or self._backlog.directory is None:
                     return False
                 group = self._backlog.group(most, size)
-                if len(group.entries) < len(self._backlog):
+                if not group:
                     return False
                 is_mine = self._is_committing = True
                 self._committer = threading.get_ident()
@@ -195,10 +212,20 @@ class Writer:
         return is_written
 
     def _is_done(self) -> None:
+        """Let others at it, and have all who wait look again: whoever comes first commits the rest itself.
+
+        Else, once runs had waited for the thread, they would for ever, in step with it, and it is slow beside a busy loop.
+        """
         with self._lock:
             self._is_committing = False
             self._committer = None
+            told = [call for calls in self._watchers.values() for call in calls]
+            self._watchers.clear()
+            self._hurry = self._wants_all
+            if told:
+                self._left_to_others_until = time.monotonic() + LOOK_SECONDS
             self._changed.notify_all()
+        _tell(told)
 
     @property
     def _is_busy(self) -> bool:
@@ -206,8 +233,8 @@ class Writer:
             return True
         return time.monotonic() < self._crowded_until
 
-    def when_committed(self, run_id: str, call: Callable[[], None]) -> bool:
-        """Have everything of a run committed at once, and be called when it is, or when the store turns out to be away.
+    def when_tried(self, run_id: str, call: Callable[[], None]) -> bool:
+        """Have the thread commit what waits at once, and be called when it has tried: then look again.
 
         Returns:
             True if there is nothing to wait for; `call` is then not called.
@@ -369,6 +396,9 @@ class Writer:
         return self._renew_seconds is not None and bool(self._backlog.open_runs)
 
     def _wait_for_company(self) -> None:
+        # Those who have just been told look whether they can commit the rest themselves; if not they hurry this thread.
+        while not (self._hurry or self._closed) and (left := self._left_to_others_until - time.monotonic()) > 0:
+            self._work.wait(left)
         began, gone = time.monotonic(), self._backlog.gone
         while 0 < len(self._backlog) < ENOUGH_RECORDS and not self._closed:
             if gone != self._backlog.gone:  # what waited has been committed meanwhile: others are the first ones now
@@ -464,18 +494,13 @@ class Writer:
             needed = self._backlog.needed_after(group)
         # Before anybody is told, so that whoever was told finds it so; not with the lock held, for which runs wait.
         self._backlog.forget(needed)
-        told: list[Callable[[], None]] = []
         with self._lock:
-            for run_id in self._backlog.take_out(group):
-                told.extend(self._watchers.pop(run_id, ()))
+            self._backlog.take_out(group)
             self._backlog.lose(lost)
             was_away = self._away
             self._away = self._late = False
             self._wants_all = self._wants_all and not self._backlog.is_said
-            # Those that began to wait meanwhile, for what this group did not hold.
-            self._hurry = bool(self._watchers) or self._wants_all
             self._changed.notify_all()
-        _tell(told)
         if was_away:
             logger.info("the trace store is back")
 
