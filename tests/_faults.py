@@ -230,7 +230,10 @@ class Nursery:
     def _ask(self, *words: object) -> str:
         self._in.write("\t".join(map(str, words)) + "\n")
         self._in.flush()
-        answers, _, _ = select.select([self._out], [], [], PATIENCE_SECONDS)
+        # Not `select`: a process that has run many tests has more files open than that can look at.
+        poll = select.poll()
+        poll.register(self._out, select.POLLIN)
+        answers = poll.poll(PATIENCE_SECONDS * 1000)
         answer = self._out.readline() if answers else ""
         if not answer:
             self._kill([self._process.pid, *_descendants(self._process.pid)])
