@@ -102,36 +102,6 @@ class Database:
         finally:
             self._kept.append(connection) if is_whole else _let_go(connection)
 
-    @property
-    def is_inside(self) -> bool:
-        """Whether this thread is in the middle of a transaction, of which what it writes now would be a part."""
-        return getattr(self._current, "connection", None) is not None
-
-    @contextlib.contextmanager
-    def waiting_for_nobody(self) -> Iterator[None]:
-        """Have what this thread writes into a SQLite file fail at once where somebody else is writing it.
-
-        Nor does it wait for the disk: bringing the log into the file is left to whoever has time (`checkpoint`).
-        """
-        self._current.is_in_haste = True
-        try:
-            yield
-        finally:
-            self._current.is_in_haste = False
-
-    def checkpoint(self) -> None:
-        """Bring what SQLite's log holds into the file, as far as no reader needs it.
-
-        Raises:
-            StorageError: The database did not do it.
-        """
-        if self._writer is None:
-            return
-        # While nobody of this process writes: else the log would never begin anew, and SQLite before 3.51.3 is not quite
-        # safe where one connection writes and another one does this.
-        with translated(self.location), self._writer, GATE.inside(), self.engine.connect() as connection:
-            on_driver(connection, "PRAGMA wal_checkpoint(PASSIVE)")
-
     def close(self) -> None:
         """Give all connections back."""
         self._closed = True
