@@ -343,7 +343,7 @@ def _some_chains(store: str, oracle: str) -> None:
 
 def _chains_until(die: Callable[[], object]) -> Callable[[str, str], None]:
     def program(store: str, oracle: str) -> None:
-        left = random.randint(1, 60)
+        left = random.randint(3, 60)  # so that at least one has finished and been told of
 
         def act() -> None:
             nonlocal left
