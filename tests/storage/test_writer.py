@@ -638,3 +638,15 @@ def test_a_handler_of_a_signal_amid_a_commit_is_not_stuck(gate: Gate, tmp_path: 
         assert flushed[0][0] is False
         assert flushed[0][1] < 1
         assert writer.flush(SECONDS)
+
+
+@pytest.mark.alone
+def test_a_store_that_is_idle_is_left_to_rest_once(gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tidied up at the end of idleness does not begin it anew."""
+    monkeypatch.setattr("configurable_agents.storage.writer.IDLE_SECONDS", 1.5)
+    with writing(gate, tmp_path / "journal") as writer:
+        writer.write([run_record()])
+        assert writer.flush(SECONDS)
+        started = time.monotonic()
+        eventually(lambda: not list((tmp_path / "journal").iterdir()))
+        assert time.monotonic() - started < 2 * 1.5, "it waits for so long once, not once more after it has tidied up"

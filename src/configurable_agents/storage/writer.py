@@ -355,7 +355,7 @@ class Writer:
         with self._lock:
             if failures:
                 self._work.wait(RETRY_SECONDS[2 if self._closed else min(failures, len(RETRY_SECONDS)) - 1])
-            else:
+            elif not self._is_idle:  # else it has waited, and only tidied up since
                 self._wait_for_work()
                 self._wait_for_company()
             while self._is_committing:  # on the thread of a run that waits for it
