@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import os
 from collections.abc import Callable
 from typing import Any
@@ -86,3 +87,34 @@ print(run(), run(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_forked_child_does_not_share_a_loop_with_its_parent() -> None:
     """They would share its files, and one would wake the other, or nobody."""
     assert run_program(FORKS) == (0, "1 1 0\n", "")
+
+
+def test_a_plain_function_may_run_a_loop_of_its_own() -> None:
+    """As it does in a program without workflows, and where other nodes are live and it runs in a thread."""
+
+    async def later() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    workflow = make([calls("node", "x")], chain("START node END"), {"x": field("int")})
+    assert run_workflow(workflow, functions={"node": lambda: asyncio.run(later())}, store=False).outputs["x"] == 1
+
+
+def test_a_run_that_needs_a_loop_only_later_goes_on_in_its_context() -> None:
+    said = contextvars.ContextVar("said", default="nothing")
+
+    def first() -> int:
+        said.set("by the first node")
+        return 1
+
+    async def second() -> str:
+        async with asyncio.timeout(5):  # which only a task can use
+            await asyncio.sleep(0)
+        return said.get()
+
+    nodes = [calls("first", "x"), calls("second", "y"), calls("third", "z")]
+    fields = {"x": field("int"), "y": field("str"), "z": field("str")}
+    workflow = make(nodes, chain("START first second third END"), fields)
+    result = run_workflow(workflow, functions={"first": first, "second": second, "third": said.get}, store=False)
+    assert (result.outputs["y"], result.outputs["z"]) == ("by the first node",) * 2
+    assert said.get() == "nothing"

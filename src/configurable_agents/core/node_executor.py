@@ -29,7 +29,7 @@ from configurable_agents.core.model_call import ModelCaller, ProviderError
 from configurable_agents.core.nodes import CompiledNode, Item, collected
 from configurable_agents.core.spans import Recorder, error_type, record_failure
 from configurable_agents.core.templates import Scope, render
-from configurable_agents.core.waiting import within
+from configurable_agents.core.waiting import in_a_loop, within
 from configurable_agents.deltas import Delta, apply
 from configurable_agents.errors import ModelAnswerError, NodeTimeoutError, OutputError
 from configurable_agents.llm.base import ChatModel, Message
@@ -220,6 +220,7 @@ class NodeExecutor:
 
     async def _attempts(self, opened: _Open) -> dict[str, Any]:
         retry = opened.visit.node.config.retry
+        await in_a_loop()
         while True:
             opened.attempts += 1
             try:
@@ -260,8 +261,10 @@ class NodeExecutor:
         if inline and not function.is_async:
             result = call_inline(function.call, inputs)
             if is_awaited(result):
+                await in_a_loop()
                 result = await result
         else:
+            await in_a_loop()
             result = await call_function(function, inputs, pool=self._pool)
         return node.checked(named_outputs(result, node.config.outputs))
 

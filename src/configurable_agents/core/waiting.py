@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection
+import types
+from collections.abc import Awaitable, Collection, Generator
 from dataclasses import dataclass
 from typing import Any, Final
 
 GRACE_SECONDS: Final = 0.15
 """How long cancelled code may clean up before it is left behind. The limits around it (a map or fan-out, then the run)
 wait a little longer each, so that what is innermost ends first, and half a second holds for all together."""
+
+
+LOOP_WANTED: Final = object()
+"""What a coroutine hands to whoever drives it without an event loop, when it needs one."""
+
+
+@types.coroutine
+def in_a_loop() -> Generator[object]:
+    """Go on in an event loop: to be awaited before anything that needs one.
+
+    A blocking run begins without (`runtime.driver`): many have nothing but plain functions, and never need it.
+    """
+    if asyncio._get_running_loop() is None:  # noqa: SLF001 - documented, and `get_running_loop` raises instead
+        yield LOOP_WANTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +60,7 @@ async def within(
     Raises:
         error: The time is over.
     """
+    await in_a_loop()
     task = asyncio.ensure_future(settle(awaitable))
     try:
         await asyncio.wait({task}, timeout=seconds)

@@ -1,4 +1,8 @@
-"""Drives the one async engine from blocking code: on this thread, or on one of its own where a loop already runs."""
+"""Drives the one async engine from blocking code: on this thread, or on one of its own where a loop already runs.
+
+A run begins without an event loop, and gets one when it first asks for it (`core.waiting.in_a_loop`): one that has nothing
+but plain functions never does, and a loop costs as much as several of them.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,12 @@ import contextlib
 import contextvars
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any, Final, Generic, TypeVar
 
 from configurable_agents.core.functions import call_inline
-from configurable_agents.core.waiting import GRACE_SECONDS, cancel_all
+from configurable_agents.core.waiting import GRACE_SECONDS, LOOP_WANTED, cancel_all
 from configurable_agents.runtime.loops import LOOPS
 
 T = TypeVar("T")
@@ -44,54 +48,68 @@ def _in_a_loop() -> bool:
 
 
 class _Drive(Generic[T]):
-    """One coroutine, and the loop that it has to itself."""
+    """One coroutine, and the loop that it has to itself once it asks for one."""
 
     def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._make = make
         self._interrupted = False
-        self._loop = LOOPS.take()
+        self._cancelled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[T] | None = None
         self._was_torn = False
         """Whether KeyboardInterrupt or SystemExit went through the loop, which then has callbacks left to call."""
 
     def run(self) -> T:
-        """Run until the coroutine ends."""
+        """Run until the coroutine ends; handle Ctrl-C meanwhile, unless the program has a handler of its own."""
+        here = threading.current_thread() is threading.main_thread()
+        if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            return self._begin()
+        signal.signal(signal.SIGINT, self._on_sigint)
         try:
-            asyncio.set_event_loop(self._loop)
-            self._task = self._loop.create_task(self._make())
-            with self._interruptible():
-                return self._loop.run_until_complete(self._task)
+            return self._begin()
         except asyncio.CancelledError:
             if self._interrupted:
                 raise KeyboardInterrupt from None
             raise
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _begin(self) -> T:
+        coroutine, context = self._make(), contextvars.copy_context()
+        try:
+            wanted = context.run(coroutine.send, None)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if wanted is not LOOP_WANTED:
+            raise RuntimeError(f"a run awaited {wanted!r} before it asked for an event loop")
+        return self._go_on(coroutine, context)
+
+    def _go_on(self, coroutine: Coroutine[Any, Any, T], context: contextvars.Context) -> T:
+        """Run what has begun without a loop to its end in one."""
+        loop = self._loop = LOOPS.take()
+        try:
+            asyncio.set_event_loop(loop)
+            self._task = loop.create_task(coroutine, context=context)
+            if self._cancelled:
+                self._task.cancel()
+            return loop.run_until_complete(self._task)
         except (KeyboardInterrupt, SystemExit):
             self._was_torn = True
             raise
         finally:
-            self._close()
+            self._close(loop)
 
     def cancel(self) -> None:
         """Cancel the coroutine, from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
-            self._loop.call_soon_threadsafe(self._cancel)
+        self._cancelled = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
+                self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
-
-    @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Handle Ctrl-C while the loop runs, unless the program has a handler of its own."""
-        here = threading.current_thread() is threading.main_thread()
-        if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            yield
-            return
-        signal.signal(signal.SIGINT, self._on_sigint)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _on_sigint(self, _signal: int, frame: FrameType | None) -> None:
         # Inside asyncio's own code KeyboardInterrupt would leave the loop in pieces; inside a plain function it is right,
@@ -101,21 +119,21 @@ class _Drive(Generic[T]):
         self._interrupted = True
         self.cancel()
 
-    def _close(self) -> None:
+    def _close(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(None)
-        if not self._was_torn and LOOPS.give_back(self._loop):
+        if not self._was_torn and LOOPS.give_back(loop):
             return
         # Whoever has been cancelled before has had its time, and it must not be given twice.
-        fresh = [task for task in asyncio.all_tasks(self._loop) if not task.cancelling()]
+        fresh = [task for task in asyncio.all_tasks(loop) if not task.cancelling()]
         if fresh:
-            self._loop.run_until_complete(cancel_all(fresh, seconds=GRACE_SECONDS))
-        left = asyncio.all_tasks(self._loop)
+            loop.run_until_complete(cancel_all(fresh, seconds=GRACE_SECONDS))
+        left = asyncio.all_tasks(loop)
         if left:
             # Closing the loop under a task that does not let itself be cancelled would break it at some odd moment.
             name = "configurable-agents-left-behind"
-            threading.Thread(target=_let_end, args=(self._loop, left), name=name, daemon=True).start()
+            threading.Thread(target=_let_end, args=(loop, left), name=name, daemon=True).start()
         else:
-            _close(self._loop)
+            _close(loop)
 
 
 def _let_end(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> None:

@@ -26,7 +26,7 @@ from configurable_agents.core.graph import (
 )
 from configurable_agents.core.node_executor import NodeExecutor, Outcome, Visit
 from configurable_agents.core.nodes import CompiledNode, Item
-from configurable_agents.core.waiting import cancel_all
+from configurable_agents.core.waiting import cancel_all, in_a_loop
 from configurable_agents.deltas import Delta, fold_state
 from configurable_agents.errors import ExecutionLimitError
 
@@ -114,6 +114,7 @@ class Engine:
         if len(arrivals) == 1 and not self._running:
             self._arrive(await self._execute(self._merged(arrivals[0]), alone=True))
             return
+        await in_a_loop()
         for arrival in arrivals:
             self._running[asyncio.create_task(self._met(arrival))] = arrival
         await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
@@ -182,6 +183,7 @@ class Engine:
 
     async def _map(self, token: Token, parallel: Parallel) -> list[Token]:
         """Run a map's target once for each item, then go on along the target's own edge with the collected list."""
+        await in_a_loop()
         items = token.state[parallel.items_field]
         visits = [
             self._visit(token, item=Item(index, value, parallel), branch=".".join(map(str, (*token.path, index))))

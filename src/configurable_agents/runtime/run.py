@@ -23,7 +23,7 @@ from configurable_agents.core.functions import Function, FunctionPool
 from configurable_agents.core.node_executor import NodeExecutor
 from configurable_agents.core.secrets import masker
 from configurable_agents.core.spans import Recorder, describe, record_failure
-from configurable_agents.core.waiting import within
+from configurable_agents.core.waiting import in_a_loop, within
 from configurable_agents.environ import environment
 from configurable_agents.errors import NodeExecutionError, RunTimeoutError, WorkflowExecutionError
 from configurable_agents.llm.base import ChatModel
@@ -75,6 +75,7 @@ async def run(ready: Ready, *, exclusive: bool) -> RunResult:
     storage = ready.config.storage
     if storage is not None and storage.required:
         # It is opened here and now, which may take seconds; the caller's loop goes on meanwhile.
+        await in_a_loop()
         store = await asyncio.to_thread(open_store, ready.store, storage, environment())
     else:
         store = open_store(ready.store, storage, environment())
@@ -141,7 +142,9 @@ class _Run:
                 # Only the first run of a process waits, until the store is open: later ones are seen when their rows
                 # come with the next group, some 20 ms on, and are durable in the journal before that.
                 await self._committed(self._store.open_seconds, exclusive=False)
-            await self._telemetry.loaded()
+            if self._telemetry.senders:
+                await in_a_loop()
+                await self._telemetry.loaded()
             body = self._body(executor, exclusive=exclusive)
             if seconds is None:
                 return await body
@@ -210,6 +213,7 @@ class _Run:
             # Nobody else needs this thread: it waits itself, at half the price of being called back through the loop.
             self._store.exporter.commit(self._run_id, seconds)
             return
+        await in_a_loop()
         try:
             async with asyncio.timeout(seconds):
                 await self._waited(self._store.exporter)
