@@ -16,7 +16,7 @@ import configurable_agents
 from _documents import Snippet, anchors, links, name_of, pages, snippets
 from _source import PACKAGE, ROOT, SOURCE, Import, all_imports, imports_of, is_in, layers_importing, names_used
 
-LEAVES = {"errors", "semconv", "deltas", "environ", "_version"}
+LEAVES = {"errors", "semconv", "deltas", "environ", "spans", "_version"}
 """Modules at the root that anybody may use, and that use at most each other."""
 
 MAY_USE: dict[str, set[str]] = {
@@ -26,6 +26,7 @@ MAY_USE: dict[str, set[str]] = {
     "storage": {"config"},
     "observability": {
         "config",
+        "storage.attributes",
         "storage.base",
         "storage.factory",
         "storage.lifetime",

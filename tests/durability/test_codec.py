@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import orjson
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from _odd_records import node_records, run_records, span_records
 from _records import node_record, run_record, span_record
+from configurable_agents import semconv
 from configurable_agents.semconv import Status
 from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
-from configurable_agents.storage.records import Record
+from configurable_agents.storage.records import ExecutionStateRecord, NodeStart, Record, RunId
 
 records: st.SearchStrategy[Record] = run_records | node_records | span_records
 
@@ -45,6 +47,37 @@ def test_a_number_that_no_database_holds_does_not_stop_a_run(number: int) -> Non
     assert decode_record(encode_record(record)) == replace(record, input_tokens=None)
 
 
+def node_start(**more: object) -> NodeStart:
+    """Give the start of the node execution of `started`."""
+    span = {"trace_id": "1" * 32, "span_id": "2" * 16, "parent_span_id": "3" * 16, "name": "execute_node draft"}
+    attributes = {
+        semconv.GEN_AI_OPERATION_NAME: semconv.Operation.EXECUTE_NODE.value,
+        semconv.RUN_ID: "a run",
+        semconv.NODE_ID: "draft",
+        semconv.NODE_KIND: "model",
+        semconv.SEQ: 4,
+        semconv.READS_FROM: (1, 3),
+    }
+    return NodeStart({**span, "start_time_unix_nano": 7, "trace_flags": 1, **more}, attributes)
+
+
+def started(**more: object) -> ExecutionStateRecord:
+    """Give the record of a node execution that goes on."""
+    known: dict[str, Any] = {**node_start(**more).span, "run_id": RunId("a run"), "seq": 4, "node_id": "draft"}
+    return ExecutionStateRecord(**known, node_kind="model", reads_from_json="[1,3]", status=Status.RUNNING.value)
+
+
+def test_the_start_of_a_node_comes_back_as_its_record() -> None:
+    assert decode_record(encode_record(node_start())) == started()
+    assert decode_record(encode_record(node_start(later="x"))) == started()
+
+
+@given(text=st.text(st.characters(exclude_categories=())))
+def test_the_start_of_a_node_with_any_name_comes_back(text: str) -> None:
+    readable = text.encode("utf-8", "backslashreplace").decode()
+    assert decode_record(encode_record(node_start(name=text))) == started(name=readable)
+
+
 @given(data=st.binary(max_size=60))
 def test_what_is_no_record_is_said_to_be_none(data: bytes) -> None:
     with pytest.raises(ValueError, match="no record"):
@@ -52,7 +85,12 @@ def test_what_is_no_record_is_said_to_be_none(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "null", "7", '"open"', "[]", '["open"]', "{}", '{"open": "run"}', '{"record": []}']
+    "text",
+    [
+        *("", "null", "7", '"open"', "[]", '["open"]', "{}", '{"open": "run"}', '{"record": []}'),
+        *('{"started": "node"}', '{"started": "node", "span": [], "attributes": {}}'),
+        '{"started": "node", "span": {}, "attributes": {"configurable_agents.run.id": 1}}',
+    ],
 )
 def test_json_that_is_no_record_is_said_to_be_none(text: str) -> None:
     with pytest.raises(ValueError, match="no record"):

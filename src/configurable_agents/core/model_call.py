@@ -17,7 +17,7 @@ from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
 from configurable_agents.core.meter import Meter
-from configurable_agents.core.spans import Recorder, error_type, record_failure
+from configurable_agents.core.spans import Recorder, end_span, error_type, record_failure
 from configurable_agents.llm.base import ChatModel, Cost, Message, ModelInfo, Reply, Usage
 from configurable_agents.semconv import Operation, Status
 
@@ -52,7 +52,7 @@ class ModelCaller:
         """
         info = self.model.info
         kind = SpanKind.INTERNAL if info.in_process else SpanKind.CLIENT
-        span = self.recorder.start(f"chat {info.model}", kind=kind, attributes=self._start(messages, schema, capture))
+        span = self.recorder.start(f"chat {info.model}", self._start(messages, schema, capture), kind=kind)
         started_at, started = time.time_ns(), time.perf_counter()
         token = otel_context.attach(trace.set_span_in_context(span))
         end: dict[str, AttributeValue] = {}
@@ -68,7 +68,7 @@ class ModelCaller:
         finally:
             otel_context.detach(token)
             end[semconv.DURATION_SECONDS] = time.perf_counter() - started
-            self.recorder.end(span, end)
+            end_span(span, end)
         return reply
 
     async def _try(self, messages: Sequence[Message], schema: Mapping[str, Any] | None) -> tuple[Reply, int]:

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import Span
 from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
@@ -27,13 +26,14 @@ from configurable_agents.core.graph import Decision, Plan, settle_maps
 from configurable_agents.core.meter import Meter
 from configurable_agents.core.model_call import ModelCaller, ProviderError
 from configurable_agents.core.nodes import CompiledNode, Item, collected
-from configurable_agents.core.spans import Recorder, error_type, record_failure
+from configurable_agents.core.spans import Recorder, end_span, error_type, record_failure
 from configurable_agents.core.templates import Scope, render
 from configurable_agents.core.waiting import in_a_loop, within
 from configurable_agents.deltas import Delta, apply
 from configurable_agents.errors import ModelAnswerError, NodeTimeoutError, OutputError
 from configurable_agents.llm.base import ChatModel, Message
 from configurable_agents.semconv import Status
+from configurable_agents.spans import RecordedSpan
 
 _COMPLETED: Final = Status.COMPLETED.value
 MAX_ANSWERS: Final = 3
@@ -85,7 +85,7 @@ class _Open:
     """A visit whose span is open."""
 
     visit: Visit
-    span: Span
+    span: RecordedSpan
     started: float
     asked: _Asked | None
     """None for a node that asks no model."""
@@ -155,7 +155,7 @@ class NodeExecutor:
             attributes[semconv.BRANCH] = visit.branch
         if visit.item is not None:
             attributes[semconv.MAP_INDEX] = visit.item.index
-        span = self._recorder.start(node.span_name, attributes=attributes)
+        span = self._recorder.start(node.span_name, attributes, checked=True)
         asked = _Asked() if node.kind == "model" else None
         opened = self._open[visit.seq] = _Open(visit, span, time.perf_counter(), asked)
         return opened
@@ -171,7 +171,8 @@ class NodeExecutor:
             end[semconv.ATTEMPTS] = opened.attempts
         if opened.asked is not None:
             end.update(self._counted(opened.asked))
-        self._recorder.end(opened.span, end)
+        # What a provider or an exception said may be of any kind.
+        end_span(opened.span, end, checked=opened.asked is None and end.get(semconv.STATUS) is _COMPLETED)
 
     def _counted(self, asked: _Asked) -> dict[str, AttributeValue]:
         self.meter.include(asked.meter)

@@ -10,17 +10,19 @@ from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanKind
 from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
 from configurable_agents.errors import ExecutionLimitError, MapError, NodeTimeoutError, RunTimeoutError
 from configurable_agents.semconv import Status
+from configurable_agents.spans import RecordedSpan
 
 MAX_ERROR_CHARACTERS = 10_000
 """An exception's text may hold a whole response; beyond this it is cut."""
 MAX_FRAMES = 30
 """The innermost frames tell where it happened."""
+_COMPLETED: Final = Status.COMPLETED.value
 WITHHELD: Final = "the error's text is not kept: capture_content is false"
 _WITHOUT_CONTENT: Final = (ExecutionLimitError, MapError, NodeTimeoutError, RunTimeoutError)
 """Errors whose texts are our own, and hold no value of the run's."""
@@ -28,34 +30,37 @@ _WITHOUT_CONTENT: Final = (ExecutionLimitError, MapError, NodeTimeoutError, RunT
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """Makes the spans of one run, below one parent."""
+    """Makes the spans below one of a run's spans."""
 
-    tracer: Tracer
+    parent: RecordedSpan
     context: Context
-    """Holds the parent span."""
+    """Where the run was called, with the parent as the current span."""
     common: Mapping[str, AttributeValue]
     """Attributes of every span: the run's id."""
     mask: Callable[[str], str]
     """Hides the known secrets in a text."""
 
-    def start(self, name: str, *, kind: SpanKind = SpanKind.INTERNAL, attributes: Mapping[str, AttributeValue]) -> Span:
-        """Start a span below the parent; attributes given at creation are what samplers see."""
-        return self.tracer.start_span(name, context=self.context, kind=kind, attributes={**self.common, **attributes})
+    def start(
+        self,
+        name: str,
+        attributes: Mapping[str, AttributeValue],
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        checked: bool = False,
+    ) -> RecordedSpan:
+        """Start a span below the parent, with the common attributes (`checked`: see `RecordedSpan`)."""
+        return self.parent.begin_child(name, {**self.common, **attributes}, kind=kind, checked=checked)
 
-    def end(self, span: Span, attributes: Mapping[str, AttributeValue]) -> None:
-        """Set what is known at the end, then end: nothing can be set after."""
-        # Always set: a span left by CancelledError, KeyboardInterrupt or SystemExit would stay UNSET and look like success.
-        failed = attributes.get(semconv.STATUS) != Status.COMPLETED
-        span.set_attributes(attributes)
-        if failed:
-            span.set_status(StatusCode.ERROR, str(attributes.get(semconv.ERROR_MESSAGE, "")))
-        else:
-            span.set_status(StatusCode.OK)
-        span.end()
-
-    def below(self, span: Span) -> Recorder:
+    def below(self, span: RecordedSpan) -> Recorder:
         """Make the recorder of a span's children."""
-        return replace(self, context=trace.set_span_in_context(span, self.context))
+        return replace(self, parent=span, context=trace.set_span_in_context(span, self.context))
+
+
+def end_span(span: RecordedSpan, attributes: dict[str, AttributeValue], *, checked: bool = False) -> None:
+    """Set what is known at the end, then end (`checked`: see `RecordedSpan`)."""
+    # Always with a status: a span left by CancelledError, KeyboardInterrupt or SystemExit would look like success.
+    is_well = attributes.get(semconv.STATUS) == _COMPLETED
+    span.complete(attributes, None if is_well else str(attributes.get(semconv.ERROR_MESSAGE, "")), checked=checked)
 
 
 def status_of(error: BaseException) -> Status:

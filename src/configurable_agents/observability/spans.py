@@ -9,11 +9,10 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -23,6 +22,10 @@ from opentelemetry.util.types import Attributes, AttributeValue
 
 from configurable_agents import semconv
 from configurable_agents._version import __version__
+from configurable_agents.spans import RecordedSpan
+
+if TYPE_CHECKING:
+    from configurable_agents.observability.tracing import RunTracer
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ _UNSET: Final = Status(StatusCode.UNSET)
 _OK: Final = Status(StatusCode.OK)
 
 
-class RunSpan(trace.Span, ReadableSpan):
+class RunSpan(RecordedSpan, ReadableSpan):
     """One span of a run. It has no limits: what the store keeps is whole, and what is shipped has caps of its own.
 
     There is no lock: each method changes one thing at once, and nothing changes after `end`.
@@ -53,39 +56,92 @@ class RunSpan(trace.Span, ReadableSpan):
     _instrumentation_scope = SCOPE
     _resource = Resource.get_empty()
     """Whoever ships a span gives it the resource that it is shipped with."""
+    _kind = SpanKind.INTERNAL
     _status = _UNSET
     _end_time: int | None = None
     _events: Sequence[Event] = ()
     _links: Sequence[Link] = ()
+    _attributes: dict[str, Any]
+    _known_context: SpanContext | None = None
+    is_plain = True
+    """Whether it has nothing but attributes: no events, no links, no trace state, no kind of its own, as most nodes."""
 
     def __init__(
         self,
-        name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
-        kind: SpanKind,
-        attributes: Attributes,
-        start_time: int,
-        ended: Callable[[RunSpan], None],
+        tracer: RunTracer,
+        parent: RunSpan | SpanContext | None,
+        attributes: dict[str, Any],
         fields: dict[str, Any],
+        kind: SpanKind,
+        *,
+        checked: bool,
     ) -> None:
         """Begin.
 
         Args:
+            attributes: Its own from now on.
             fields: What every record of it has (`storage.records`): made once, for its start, its end and its children.
+            checked: No attribute need be looked at.
         """
-        self._name = name
-        self._context = context
-        self._parent = parent
-        self._kind = kind
-        self._start_time = start_time
-        self._ended = ended
-        self._attributes: dict[str, Any] = {}
+        self._tracer = tracer
+        self._above = parent
         self.fields = fields
-        if attributes:
+        if checked:
+            self._attributes = attributes
+        else:
+            self._attributes = {}
             self._take(attributes)
-        self.operation = self._attributes.get(semconv.GEN_AI_OPERATION_NAME)
+        if kind is not SpanKind.INTERNAL:
+            self._kind = kind
+            self.is_plain = False
+        self.operation = attributes.get(semconv.GEN_AI_OPERATION_NAME)
         """What kind of span it is, for good."""
+
+    @property
+    def _name(self) -> str:  # type: ignore[override]  # a ReadableSpan has these in attributes; here they stand in `fields`
+        return self.fields["name"]  # type: ignore[no-any-return]
+
+    @property
+    def _start_time(self) -> int:  # type: ignore[override]
+        return self.fields["start_time_unix_nano"]  # type: ignore[no-any-return]
+
+    @property
+    def _context(self) -> SpanContext:  # type: ignore[override]
+        # Made when it is asked for: of most nodes nobody does.
+        if self._known_context is None:
+            self._known_context = self._tracer.context_of(self.fields["span_id"])
+        return self._known_context
+
+    @property
+    def _parent(self) -> SpanContext | None:  # type: ignore[override]
+        return self._above.get_span_context() if isinstance(self._above, RunSpan) else self._above
+
+    def begin_child(
+        self,
+        name: str,
+        attributes: dict[str, AttributeValue],
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        checked: bool = False,
+    ) -> RunSpan:
+        """Start a span below this one (see the base class)."""
+        return self._tracer.start_below(self, name, attributes, kind, checked=checked)
+
+    def complete(
+        self, attributes: dict[str, AttributeValue], error: str | None = None, *, checked: bool = False
+    ) -> None:
+        """Set the last attributes and the status, and end (see the base class)."""
+        if self._is_over("the end"):
+            return
+        if checked:
+            self._attributes.update(attributes)
+        else:
+            self._take(attributes)
+        if error is not None:
+            self._status = Status(StatusCode.ERROR, error)
+        elif self._status.status_code is not StatusCode.OK:
+            self._status = _OK
+        self._finish(None)
 
     def record_fields(self) -> dict[str, Any]:
         """Give what a record of it has that is no attribute and no content of its own (`storage.records`)."""
@@ -105,20 +161,13 @@ class RunSpan(trace.Span, ReadableSpan):
         """The attributes, not to be changed: `attributes` makes a view of them each time."""
         return self._attributes
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it has nothing but attributes: no events, no links, no trace state, no kind of its own, as most nodes."""
-        return (
-            not (self._events or self._links or self.get_span_context().trace_state) and self._kind is SpanKind.INTERNAL
-        )
-
     def get_span_context(self) -> SpanContext:
         """Give what identifies the span."""
-        return self._context  # type: ignore[return-value]  # a ReadableSpan may have none, this one has
+        return self._context
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Set attributes; a value that OpenTelemetry does not know is made one, or dropped, as the SDK does."""
-        if self._end_time is None or not self._is_over("attributes"):
+        if not self._is_over("attributes"):
             self._take(attributes if _may_be_set(attributes) else _settable(attributes))
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
@@ -130,18 +179,19 @@ class RunSpan(trace.Span, ReadableSpan):
         if not self._is_over("an event"):
             event = Event(str(name), BoundedAttributes(attributes=attributes), _moment(timestamp))
             self._events = (*self._events, event)
+            self.is_plain = False
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
         """Add a link to another span; one that leads nowhere and says nothing is left out, as by the SDK."""
         says = context is not None and (context.is_valid or attributes or context.trace_state)
         if says and not self._is_over("a link"):
             self._links = (*self._links, Link(context, BoundedAttributes(attributes=attributes)))
+            self.is_plain = False
 
     def update_name(self, name: str) -> None:
         """Give the span another name."""
         if not self._is_over("the name"):
-            self._name = str(name).encode("utf-8", "backslashreplace").decode()
-            self.fields = {**self.fields, "name": self._name}
+            self.fields = {**self.fields, "name": str(name).encode("utf-8", "backslashreplace").decode()}
 
     def is_recording(self) -> bool:
         """Say whether the span has not ended yet."""
@@ -149,9 +199,6 @@ class RunSpan(trace.Span, ReadableSpan):
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """Set the status; OK is final, and UNSET changes nothing (OpenTelemetry trace API, "Set Status")."""
-        if status is StatusCode.OK and self._status is _UNSET and self._end_time is None:
-            self._status = _OK
-            return
         code = status.status_code if isinstance(status, Status) else status
         if self._is_over("the status") or code is StatusCode.UNSET:
             return
@@ -186,13 +233,16 @@ class RunSpan(trace.Span, ReadableSpan):
 
         Before the run has said what came of it, it goes on: code that holds it as the current span does not end it.
         """
-        if self._end_time is not None and self._is_over("the end"):
+        if self._is_over("the end"):
             return
         if semconv.RUN_ID in self._attributes and semconv.STATUS not in self._attributes:
             logger.warning("the span %r goes on: it ends with what it stands for", self._name)
             return
+        self._finish(end_time)
+
+    def _finish(self, end_time: int | None) -> None:
         self._end_time = time.time_ns() if end_time is None else end_time
-        self._ended(self)
+        self._tracer.ended(self)
 
     def _take(self, attributes: Mapping[str, AttributeValue]) -> None:
         own = self._attributes
@@ -201,11 +251,7 @@ class RunSpan(trace.Span, ReadableSpan):
         if kinds <= _PLAIN or (kinds <= _FLAT and _PLAIN.issuperset(map(type, _parts_of_tuples(attributes)))):
             own.update(attributes)
             return
-        for key, value in attributes.items():
-            if type(value) in _PLAIN or (type(value) is tuple and all(type(part) in _PLAIN for part in value)):
-                own[key] = value
-            else:
-                own.update(BoundedAttributes(attributes={key: value}))
+        own.update(BoundedAttributes(attributes=attributes))
 
     def _has_failed(self) -> bool:
         return bool(self._attributes.get(semconv.STATUS, semconv.Status.COMPLETED) != semconv.Status.COMPLETED)

@@ -13,7 +13,6 @@ import orjson
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind
 from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
@@ -22,7 +21,7 @@ from configurable_agents.core.encoding import encode
 from configurable_agents.core.functions import Function, FunctionPool
 from configurable_agents.core.node_executor import NodeExecutor
 from configurable_agents.core.secrets import masker
-from configurable_agents.core.spans import Recorder, describe, record_failure
+from configurable_agents.core.spans import Recorder, describe, end_span, record_failure
 from configurable_agents.core.waiting import in_a_loop, within
 from configurable_agents.environ import environment
 from configurable_agents.errors import NodeExecutionError, RunTimeoutError, WorkflowExecutionError
@@ -39,6 +38,7 @@ from configurable_agents.runtime.result import RunObserver, RunResult
 from configurable_agents.runtime.stores import OpenStore, StoreChoice, open_store
 from configurable_agents.runtime.workflow import Workflow
 from configurable_agents.semconv import Operation, Status
+from configurable_agents.spans import RecordedSpan
 from configurable_agents.storage.records import RunId
 
 END_SECONDS = 0.2
@@ -95,22 +95,16 @@ class _Run:
         self._telemetry = open_telemetry(
             ready.destinations, environment(), run_id=self._run_id, store=exporter, ship_to_host=ready.ship_to_host
         )
-        route = RunRoute(exporter, self._telemetry.routes, ready.observers)
-        self._tracer = RunTracer(route)
+        self._route = RunRoute(exporter, self._telemetry.routes, ready.observers)
         storage = ready.config.storage
         # Where nobody takes the spans, nobody need write down what is in them.
-        self._captures = route.leads_somewhere and (storage is None or storage.capture_content)
-        self._context = ready.parent
+        self._captures = self._route.leads_somewhere and (storage is None or storage.capture_content)
         self._started = time.perf_counter()
 
     async def run(self, *, exclusive: bool) -> RunResult:
         """Run to the end, whatever that is, and leave a finished span behind."""
-        span = self._tracer.start_span(
-            f"invoke_workflow {self._workflow.name}",
-            context=self._context,
-            kind=SpanKind.INTERNAL,
-            attributes=self._attributes(),
-        )
+        name = f"invoke_workflow {self._workflow.name}"
+        span = RunTracer(self._route, name, self._ready.parent, self._attributes()).run_span
         executor = self._executor(span)
         token = otel_context.attach(trace.set_span_in_context(span))
         end: dict[str, AttributeValue] = {}
@@ -164,9 +158,9 @@ class _Run:
             {name: given[name] if name in given else defaults[name] for name in self._workflow.inputs.fields}
         )
 
-    def _executor(self, span: Span) -> NodeExecutor:
-        context = trace.set_span_in_context(span, self._context)
-        recorder = Recorder(self._tracer, context, {semconv.RUN_ID: self._run_id}, self._mask)
+    def _executor(self, span: RecordedSpan) -> NodeExecutor:
+        context = trace.set_span_in_context(span, self._ready.parent)
+        recorder = Recorder(span, context, {semconv.RUN_ID: self._run_id}, self._mask)
         return NodeExecutor(
             self._workflow.plan,
             recorder,
@@ -198,12 +192,11 @@ class _Run:
             attributes[semconv.CONTENT_DEFAULTS] = self._mask(encode(self._ready.defaults))
         return attributes
 
-    def _end(self, span: Span, executor: NodeExecutor, end: dict[str, AttributeValue]) -> None:
+    def _end(self, span: RecordedSpan, executor: NodeExecutor, end: dict[str, AttributeValue]) -> None:
         end[semconv.NODE_EXECUTIONS] = executor.executions
         end[semconv.DURATION_SECONDS] = self._duration = time.perf_counter() - self._started
         end.update(executor.meter.attributes())
-        # The root span has no recorder above it; a recorder of its own context ends it by the same rules.
-        Recorder(self._tracer, self._context, {}, self._mask).end(span, end)
+        end_span(span, end)
 
     async def _committed(self, seconds: float, *, exclusive: bool) -> None:
         """Wait until the database has what the run has left so far: for a moment, and not for a store that is away."""
@@ -246,7 +239,7 @@ class _Run:
             seq=visit.seq,
         ) from error
 
-    def _result(self, span: Span, executor: NodeExecutor, final: Final) -> RunResult:
+    def _result(self, span: RecordedSpan, executor: NodeExecutor, final: Final) -> RunResult:
         meter, store = executor.meter, self._store
         wanted = self._ready.store is not False and (
             self._ready.config.storage is None or self._ready.config.storage.enabled

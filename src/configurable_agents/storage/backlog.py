@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from configurable_agents.semconv import Status
+from configurable_agents.storage.attributes import started_node
 from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
 from configurable_agents.storage.journal import Journal, JournalError, Position
 from configurable_agents.storage.records import (
     AnyRecord,
     DeliveryRecord,
     ExecutionStateRecord,
+    NodeStart,
     Record,
     SpanKey,
     WorkflowRunRecord,
@@ -168,15 +170,20 @@ class Backlog:
 
     # --- records come --------------------------------------------------------------------------------------------------
 
-    def append(self, records: Sequence[AnyRecord], payloads: Sequence[bytes]) -> None:
+    def append(self, records: Sequence[AnyRecord | NodeStart], payloads: Sequence[bytes]) -> None:
         """Take records, and with them their bytes for the journal."""
         journal, positions = self._journaled(payloads)
         limit = MEMORY_BYTES_WITHOUT_JOURNAL if journal is None else MEMORY_BYTES
-        for record, payload, position in zip(records, payloads, positions, strict=True):
+        for given, payload, position in zip(records, payloads, positions, strict=True):
+            if type(given) is NodeStart:
+                self._begin(_NODE, *given.key, given.run_id, journal, position)
+                if journal is not None:
+                    continue
+            record = started_node(*given) if isinstance(given, NodeStart) else given
             kind = _OPEN_KINDS.get(type(record))
             if kind is not None:
                 if record.status == _RUNNING:  # type: ignore[union-attr]  # a run or node has a status
-                    self._begin(kind, record, journal, position)
+                    self._begin(kind, record.span_id, record.trace_id, record.run_id, journal, position)  # type: ignore[union-attr]
                     if journal is not None:
                         continue
                 else:
@@ -192,9 +199,10 @@ class Backlog:
             if run_id is not None:
                 self._of_run[run_id] = self._of_run.get(run_id, 0) + 1
 
-    def _begin(self, kind: str, record: Any, journal: Journal | None, position: Position) -> None:
-        span_id, run_id = record.span_id, record.run_id
-        start = Start(kind, span_id, record.trace_id, run_id, journal, position, time.monotonic())
+    def _begin(
+        self, kind: str, span_id: str, trace_id: str, run_id: str | None, journal: Journal | None, position: Position
+    ) -> None:
+        start = Start(kind, span_id, trace_id, run_id, journal, position, time.monotonic())
         if kind is _RUN:
             self.runs_that_go_on += span_id not in self._open
         self._open[span_id] = start

@@ -7,10 +7,12 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from configurable_agents.storage.attributes import started_node
 from configurable_agents.storage.records import (
     AnyRecord,
     DeliveryRecord,
     ExecutionStateRecord,
+    NodeStart,
     SpanRecord,
     WorkflowRunRecord,
     sparse,
@@ -41,8 +43,13 @@ _REQUIRED: Final = {
 }
 
 
-def encode_record(record: AnyRecord | OpenSpan) -> bytes:
+def encode_record(record: AnyRecord | NodeStart | OpenSpan) -> bytes:
     """Give the record as one JSON object; the content in it stays the JSON text that it is."""
+    if isinstance(record, NodeStart):
+        try:
+            return orjson.dumps({"started": "node", "span": record.span, "attributes": record.attributes})
+        except TypeError:
+            return encode_record(started_node(*record))
     if isinstance(record, OpenSpan):
         return orjson.dumps({"open": record.kind, "span_id": record.span_id, "trace_id": record.trace_id})
     kept: dict[str, Any] = {"record": _NAMES[type(record)], **record.__dict__}
@@ -55,6 +62,8 @@ def encode_record(record: AnyRecord | OpenSpan) -> bytes:
 def decode_record(data: bytes) -> AnyRecord | OpenSpan:
     """Give the record that `encode_record` made the bytes of; fields of a later version are left out.
 
+    Of a `NodeStart` that is the whole record.
+
     Raises:
         ValueError: The bytes are no record.
     """
@@ -62,6 +71,8 @@ def decode_record(data: bytes) -> AnyRecord | OpenSpan:
         values = orjson.loads(data)
         if "open" in values:
             return OpenSpan(values["open"], values["span_id"], values["trace_id"])
+        if "started" in values:
+            values = {"record": "node", **started_node(values["span"], values["attributes"]).__dict__}
         kind = _KINDS[values.pop("record")]
         if not values.keys() >= _REQUIRED[kind]:
             raise ValueError(f"no record: it lacks {sorted(_REQUIRED[kind] - values.keys())}")

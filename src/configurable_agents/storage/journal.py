@@ -24,7 +24,6 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -108,8 +107,10 @@ class Journal:
         Raises:
             JournalError: Nothing was appended.
         """
-        headers = map(_FRAME.pack, repeat(MARKER), map(len, payloads), map(zlib.crc32, payloads))
-        data = b"".join(chain.from_iterable(zip(headers, payloads, strict=True)))
+        parts: list[bytes] = []
+        for payload in payloads:
+            parts += (_FRAME.pack(MARKER, len(payload), zlib.crc32(payload)), payload)
+        data = b"".join(parts)
         with self._lock:
             segment = self._current(len(data))
             end = segment.end

@@ -6,7 +6,7 @@ span a `SpanRecord`. What people query stands in typed fields; the rest of the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, NewType, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, NewType, TypeVar
 import orjson
 
 from configurable_agents.deltas import Delta
-from configurable_agents.semconv import Status
+from configurable_agents.semconv import RUN_ID, Status
 
 RunId = NewType("RunId", str)
 """UUIDv7, 36 characters: its text sorts by time."""
@@ -226,6 +226,25 @@ class DeliveryRecord:
     destination: str
     """As people may see it: an endpoint without credentials, or an exporter's name."""
     delivered_at_unix_nano: int
+
+
+class NodeStart(NamedTuple):
+    """The start of a node execution as its span has it, for the journal: of most no record is ever made."""
+
+    span: dict[str, Any]
+    """The fields of its record that are no attribute of the span."""
+    attributes: Mapping[str, Any]
+    """Of kinds that JSON knows, or tuples of them."""
+
+    @property
+    def key(self) -> SpanKey:
+        """What its span is known by."""
+        return SpanKey(self.span["span_id"], self.span["trace_id"])
+
+    @property
+    def run_id(self) -> str:
+        """The run that it is part of."""
+        return self.attributes[RUN_ID]  # type: ignore[no-any-return]
 
 
 AnyRecord = Record | DeliveryRecord

@@ -22,7 +22,7 @@ from configurable_agents.storage.backlog import Backlog, Group, run_of
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import encode_record
 from configurable_agents.storage.lifetime import live_with_the_process
-from configurable_agents.storage.records import AnyRecord
+from configurable_agents.storage.records import AnyRecord, NodeStart
 from configurable_agents.storage.recovery import quarantine, write_or_isolate
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class Writer:
         """
         self._late = time.monotonic() - self._committed_at > BUSY_SECONDS
 
-    def write(self, records: Sequence[AnyRecord]) -> None:
+    def write(self, records: Sequence[AnyRecord | NodeStart]) -> None:
         """Make records durable, and have them committed soon."""
         payloads = [*map(encode_record, records)]
         backlog = self._backlog
