@@ -6,7 +6,6 @@ import itertools
 import os
 import secrets
 import time
-import uuid
 
 _LOW_BITS = 22
 _LOW_MASK = (1 << _LOW_BITS) - 1
@@ -43,4 +42,5 @@ def new_run_id() -> str:
     milliseconds, rest = divmod(now, 1_000_000)
     fraction = (rest << 12) // 1_000_000
     value = milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62)
-    return str(uuid.UUID(int=value))
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

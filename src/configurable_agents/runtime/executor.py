@@ -147,13 +147,14 @@ def _prepare(
     ship_to_host: bool,
     traceparent: str | None,
 ) -> Ready:
+    environ = environment()
     ready = workflow if isinstance(workflow, Workflow) else load_workflow(workflow)
     try:
         if not trust:
             hosts = [] if otlp is None else [host_of(otlp)]
             refuse_untrusted(ready.config, hosts=hosts, paths=[str(store)] if isinstance(store, str | Path) else [])
-        filled = _filled(ready)
-        shipped_to = destinations(otlp, filled.config.observability.otlp, environment())
+        filled = _filled(ready, environ)
+        shipped_to = destinations(otlp, filled.config.observability.otlp, environ)
     except ConfigError as error:
         raise ready.loaded.place(error) from None
     given, defaults = ready.inputs.split(inputs or {})
@@ -163,22 +164,23 @@ def _prepare(
         given=given,
         defaults=defaults,
         functions=_functions(ready, functions or {}),
-        models=open_models(ready, filled.config, models or {}, environ=environment(), trust=trust),
+        models=open_models(ready, filled.config, models or {}, environ=environ, trust=trust),
         secrets=filled.secrets.union(
-            key_values(ready, filled.config, environment()), *(destination.secrets for destination in shipped_to)
+            key_values(ready, filled.config, environ), *(destination.secrets for destination in shipped_to)
         ),
         store=store,
         timeout_seconds=timeout_seconds if timeout_seconds is not None else filled.config.execution.timeout,
         observers=observers,
         destinations=shipped_to,
         ship_to_host=ship_to_host,
-        parent=parent_context(traceparent, environment()),
+        environ=environ,
+        parent=parent_context(traceparent, environ),
     )
 
 
-def _filled(workflow: Workflow) -> Filled:
+def _filled(workflow: Workflow, environ: Mapping[str, str]) -> Filled:
     config = workflow.config.config
-    return fill_environment(config, environment()) if workflow.names_variables else Filled(config, frozenset())
+    return fill_environment(config, environ) if workflow.names_variables else Filled(config, frozenset())
 
 
 def _functions(workflow: Workflow, offered: Mapping[str, Callable[..., Any]]) -> dict[str, Function]:

@@ -23,7 +23,6 @@ from configurable_agents.core.node_executor import NodeExecutor
 from configurable_agents.core.secrets import masker
 from configurable_agents.core.spans import Recorder, describe, end_span, record_failure
 from configurable_agents.core.waiting import in_a_loop, within
-from configurable_agents.environ import environment
 from configurable_agents.errors import NodeExecutionError, RunTimeoutError, WorkflowExecutionError
 from configurable_agents.llm.base import ChatModel
 from configurable_agents.observability.destinations import Destination
@@ -62,6 +61,7 @@ class Ready:
     destinations: Sequence[Destination]
     """Endpoints of ours that its spans are shipped to."""
     ship_to_host: bool
+    environ: Mapping[str, str]
     parent: Context
     """Where it was called, with the span that it belongs below."""
 
@@ -76,9 +76,9 @@ async def run(ready: Ready, *, exclusive: bool) -> RunResult:
     if storage is not None and storage.required:
         # It is opened here and now, which may take seconds; the caller's loop goes on meanwhile.
         await in_a_loop()
-        store = await asyncio.to_thread(open_store, ready.store, storage, environment())
+        store = await asyncio.to_thread(open_store, ready.store, storage, ready.environ)
     else:
-        store = open_store(ready.store, storage, environment())
+        store = open_store(ready.store, storage, ready.environ)
     return await _Run(ready, store).run(exclusive=exclusive and ready.timeout_seconds is None)
 
 
@@ -93,7 +93,7 @@ class _Run:
         self._mask = masker(ready.secrets)
         exporter = store.exporter if store else None
         self._telemetry = open_telemetry(
-            ready.destinations, environment(), run_id=self._run_id, store=exporter, ship_to_host=ready.ship_to_host
+            ready.destinations, ready.environ, run_id=self._run_id, store=exporter, ship_to_host=ready.ship_to_host
         )
         self._route = RunRoute(exporter, self._telemetry.routes, ready.observers)
         storage = ready.config.storage

@@ -107,7 +107,8 @@ class Backlog:
         self._journal: Journal | None = None
         self._full_journals: list[Journal] = []
         """Journals that took no more; what stands in them is still needed until it is committed."""
-        self._segment: tuple[Journal | None, int] = (None, 0)
+        self._segment = 0
+        """The one of the journal that has the starts of all that goes on."""
         self._queue: deque[Entry] = deque()
         self._bytes = 0
         self._of_run: dict[str, int] = {}
@@ -175,11 +176,14 @@ class Backlog:
         journal, positions = self._journaled(payloads)
         limit = MEMORY_BYTES_WITHOUT_JOURNAL if journal is None else MEMORY_BYTES
         for given, payload, position in zip(records, payloads, positions, strict=True):
-            if type(given) is NodeStart:
-                self._begin(_NODE, *given.key, given.run_id, journal, position)
+            if isinstance(given, NodeStart):
                 if journal is not None:
+                    span = given.span
+                    self._begin(_NODE, span["span_id"], span["trace_id"], given.run_id, journal, position)
                     continue
-            record = started_node(*given) if isinstance(given, NodeStart) else given
+                record: AnyRecord = started_node(*given)
+            else:
+                record = given
             kind = _OPEN_KINDS.get(type(record))
             if kind is not None:
                 if record.status == _RUNNING:  # type: ignore[union-attr]  # a run or node has a status
@@ -225,14 +229,14 @@ class Backlog:
             self._journal = journal
             try:
                 positions = journal.append(*payloads)
-                if self._segment != (journal, journal.segment):
-                    self._segment = (journal, journal.segment)
+                if self._segment != journal.segment:
+                    self._segment = journal.segment
                     # So that their end by death is seen in this segment too.
                     journal.append(*[encode_record(_noted(start)) for start in self._open.values()])
             except JournalError as error:
                 self.no_journal = error
                 self._full_journals.append(journal)
-                self._journal = None
+                self._journal, self._segment = None, 0
             else:
                 return journal, positions
         return None, [_NOWHERE] * len(payloads)
@@ -359,7 +363,7 @@ class Backlog:
         """Hold no file while there is nothing to keep: a store that is used no more leaves nothing behind."""
         if self.is_whole:
             self.close()
-            self._journal = None
+            self._journal, self._segment = None, 0
             self._full_journals.clear()
             self._journals_left = list(self._journals)
 

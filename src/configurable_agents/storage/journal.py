@@ -84,7 +84,8 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._lock = threading.Lock()
         self._segments: dict[int, _Segment] = {}
-        self._number = 0
+        self.segment = 0
+        """The number of the segment that is written now; 0 before the first append."""
         self._look_at = 0.0
         self._held_for_fork = False
         self._name = f"{os.getpid()}-{time.time_ns():x}"
@@ -98,7 +99,7 @@ class Journal:
             JournalError: It cannot.
         """
         with self._lock:
-            if self._number not in self._segments:
+            if self.segment not in self._segments:
                 self._open()
 
     def append(self, *payloads: bytes) -> list[Position]:
@@ -113,16 +114,17 @@ class Journal:
         data = b"".join(parts)
         with self._lock:
             segment = self._current(len(data))
-            end = segment.end
+            number, end = segment.number, segment.end
             _write_whole(segment.fd, data, end)
             if self._power:
                 _sync(segment.fd)
-            positions = []
-            for payload in payloads:
-                positions.append(Position(segment.number, end, len(payload)))
-                end += FRAME_BYTES + len(payload)
-            segment.end = end
-            return positions
+            segment.end = end + len(data)
+        positions = []
+        for payload in payloads:
+            length = len(payload)
+            positions.append(Position(number, end, length))
+            end += FRAME_BYTES + length
+        return positions
 
     def read(self, position: Position) -> bytes:
         """Read a record back."""
@@ -185,16 +187,11 @@ class Journal:
     def end(self) -> tuple[int, int]:
         """The segment that is written now, and where the next record goes in it."""
         with self._lock:
-            segment = self._segments.get(self._number)
-            return self._number, HEADER_BYTES if segment is None else segment.end
-
-    @property
-    def segment(self) -> int:
-        """The number of the segment that is written now; 0 before the first append."""
-        return self._number
+            segment = self._segments.get(self.segment)
+            return self.segment, HEADER_BYTES if segment is None else segment.end
 
     def _current(self, frame_bytes: int) -> _Segment:
-        segment = self._segments.get(self._number)
+        segment = self._segments.get(self.segment)
         now = time.monotonic()
         if now >= self._look_at:  # not each time, since a look costs a fifth of an append
             self._look_at = now + LOOK_SECONDS
@@ -217,13 +214,13 @@ class Journal:
         except OSError as error:
             unlink_and_close(path, fd)
             raise JournalError(error.errno, f"no journal can be begun in {self.directory}: {error.strerror}") from error
-        segment = self._segments[self._number] = _Segment(self._number, path, fd)
+        segment = self._segments[self.segment] = _Segment(self.segment, path, fd)
         return segment
 
     def _new_file(self) -> tuple[Path, int]:
         for _ in range(_TRIES):
-            self._number += 1
-            path = self.directory / f"{self._name}-{self._number:06d}{SUFFIX}"
+            self.segment += 1
+            path = self.directory / f"{self._name}-{self.segment:06d}{SUFFIX}"
             fd = _created_and_locked(path)
             if fd is not None:
                 return path, fd
@@ -248,7 +245,7 @@ class Journal:
             with contextlib.suppress(OSError):
                 os.close(segment.fd)
         self._segments.clear()
-        self._number = 0
+        self.segment = 0
         self._name = f"{os.getpid()}-{time.time_ns():x}"
 
 

@@ -237,11 +237,6 @@ class NodeStart(NamedTuple):
     """Of kinds that JSON knows, or tuples of them."""
 
     @property
-    def key(self) -> SpanKey:
-        """What its span is known by."""
-        return SpanKey(self.span["span_id"], self.span["trace_id"])
-
-    @property
     def run_id(self) -> str:
         """The run that it is part of."""
         return self.attributes[RUN_ID]  # type: ignore[no-any-return]
