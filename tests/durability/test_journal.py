@@ -135,7 +135,7 @@ def test_segments_are_closed_when_they_are_long_and_removed_when_nobody_needs_th
     positions = [journal.append(b"x" * 50)[0] for _ in range(12)]
     assert len(segments(tmp_path)) == positions[-1].segment > 3
     assert {journal.read(position) for position in positions} == {b"x" * 50}
-    journal.forget(positions[-1])
+    journal.forget_before(*journal.end)
     assert len(segments(tmp_path)) == 1
     journal.close(remove=True)
     assert segments(tmp_path) == []
@@ -267,9 +267,9 @@ def test_what_was_deleted_does_not_come_back_with_a_dead_owners_journal(tmp_path
     store = create_storage_backend(tmp_path / "runs.db")
     journal = Journal(store.journals[0])
     for number in (1, 2):
-        position = journal.append(encode_record(run_record(number)))[0]
+        journal.append(encode_record(run_record(number)))
         store.write([run_record(number)])
-    journal.forget(position)
+    journal.forget_before(*journal.end)
     journal.append(encode_record(run_record(3)))
     store.runs.delete(run_record(1).run_id)
     journal.close(remove=False)
@@ -281,7 +281,8 @@ def test_a_damaged_header_brings_everything_back_rather_than_nothing(tmp_path: P
     store = create_storage_backend(tmp_path / "runs.db")
     for byte in (0, 9, 24, 27, 33):
         journal = Journal(store.journals[0])
-        journal.forget(journal.append(encode_record(run_record(byte + 1)))[0])
+        journal.append(encode_record(run_record(byte + 1)))
+        journal.forget_before(*journal.end)
         journal.append(encode_record(node_record(run=byte + 1)))
         journal.close(remove=False)
         (path,) = segments(store.journals[0])

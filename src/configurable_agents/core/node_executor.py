@@ -87,8 +87,8 @@ class _Open:
     visit: Visit
     span: RecordedSpan
     started: float
-    asked: _Asked | None
-    """None for a node that asks no model."""
+    asked: _Asked | None = None
+    """None until it asks a model."""
     inputs: str | None = None
     """The resolved inputs as JSON, once they are known and if they are kept."""
     attempts: int = 0
@@ -156,8 +156,7 @@ class NodeExecutor:
         if visit.item is not None:
             attributes[semconv.MAP_INDEX] = visit.item.index
         span = self._recorder.start(node.span_name, attributes, checked=True)
-        asked = _Asked() if node.kind == "model" else None
-        opened = self._open[visit.seq] = _Open(visit, span, time.perf_counter(), asked)
+        opened = self._open[visit.seq] = _Open(visit, span, time.perf_counter())
         return opened
 
     def _end(self, opened: _Open, end: dict[str, AttributeValue]) -> None:
@@ -275,8 +274,9 @@ class NodeExecutor:
         scope = Scope(opened.visit.state, {**_locals(opened.visit), **inputs})
         messages = [Message("system", render(node.system, scope))] if node.system else []
         messages.append(Message("user", render(node.prompt, scope)))  # type: ignore[arg-type]  # a model node has one
+        asked = opened.asked = opened.asked or _Asked()
         for answers_left in range(MAX_ANSWERS - 1, -1, -1):
-            reply = await self._reply(opened, messages)
+            reply = await self._reply(opened, asked, messages)
             try:
                 return self._answer(node, reply.text, reply.value, reply.parse_error)
             except OutputError as error:
@@ -286,10 +286,9 @@ class NodeExecutor:
                 messages += [Message("assistant", reply.text), Message("user", _again(error))]
         raise AssertionError("unreachable: the last answer returns or raises")
 
-    async def _reply(self, opened: _Open, messages: list[Message]) -> Any:
+    async def _reply(self, opened: _Open, asked: _Asked, messages: list[Message]) -> Any:
         node, model = opened.visit.node, self._models[opened.visit.node.id]
         caller = ModelCaller(model, self._recorder.below(opened.span), self._plan.config.config.execution.max_retries)
-        asked = opened.asked or _Asked()
         asked.provider = model.info.provider or ""
         reply = await caller.call(messages, schema=node.answer_schema, meter=asked.meter, capture=self._captures(node))
         asked.models.append(reply.model or model.info.model)

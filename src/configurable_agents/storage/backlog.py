@@ -11,9 +11,9 @@ import contextlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -159,7 +159,11 @@ class Backlog:
     @property
     def has_due_starts(self) -> bool:
         """Whether something has gone on for so long that the database is to say so."""
-        return bool(self._unsaid) and _first(self._unsaid).since <= time.monotonic() - START_SECONDS
+        return next(self._due(), None) is not None
+
+    def _due(self) -> Iterator[Start]:
+        due_since = time.monotonic() - START_SECONDS
+        return takewhile(lambda start: start.since <= due_since, self._unsaid.values())
 
     def waits_for(self, run_id: str) -> bool:
         """Say whether a record of this run waits."""
@@ -277,12 +281,7 @@ class Backlog:
     def _starts(self, entries: Sequence[Entry], hurried: Collection[str], *, whole: bool, due: bool) -> list[Start]:
         if whole:
             return list(self._unsaid.values())
-        due_since = time.monotonic() - START_SECONDS
-        found: dict[str, Start] = {}
-        for start in self._unsaid.values() if due else ():
-            if start.since > due_since:
-                break
-            found[start.span_id] = start
+        found = {start.span_id: start for start in self._due()} if due else {}
         # A run's row comes with the first rows of its nodes.
         for run_id in {*hurried, *(entry.run_id for entry in entries)} & self._unsaid_runs.keys():
             start = self._unsaid_runs[run_id]
@@ -408,7 +407,3 @@ def _read_back(entry: Entry | Start) -> AnyRecord:
 
 def _noted(start: Start) -> OpenSpan:
     return OpenSpan(start.kind, start.span_id, start.trace_id)
-
-
-def _first(starts: Mapping[str, Start]) -> Start:
-    return next(iter(starts.values()))

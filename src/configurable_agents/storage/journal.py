@@ -142,10 +142,6 @@ class Journal:
             for frame in frames(data):
                 yield frame.payload
 
-    def forget(self, upto: Position) -> None:
-        """Say that the database has this record and all before it."""
-        self.forget_before(upto.segment, upto.offset + FRAME_BYTES + upto.length)
-
     def forget_before(self, number: int, offset: int) -> None:
         """Say that the database has all records before a place: segments that nobody needs any more are removed.
 
