@@ -61,8 +61,10 @@ class RunTracer:
         # What is shipped of a run is decided once, at its own span, and told in the flags.
         self._flags = int(self._root.trace_flags)
         self._has_state = bool(self._root.trace_state)
+        self.trace_id = f"{self._root.trace_id:032x}"
+        """32 lower-case hex digits."""
         fields = {
-            "trace_id": f"{self._root.trace_id:032x}",
+            "trace_id": self.trace_id,
             "span_id": f"{self._root.span_id:016x}",
             "parent_span_id": None if parent is None else f"{parent.span_id:016x}",
             "name": name,
@@ -77,11 +79,10 @@ class RunTracer:
         self, above: RunSpan, name: str, attributes: dict[str, AttributeValue], kind: SpanKind, *, checked: bool
     ) -> RunSpan:
         """Start a span below another one of the run (see `RecordedSpan.begin_child`)."""
-        known = above.fields
         fields = {
-            "trace_id": known["trace_id"],
+            "trace_id": self.trace_id,
             "span_id": f"{_IDS.generate_span_id():016x}",
-            "parent_span_id": known["span_id"],
+            "parent_span_id": above.fields["span_id"],
             "name": name,
             "start_time_unix_nano": time.time_ns(),
             "trace_flags": self._flags,

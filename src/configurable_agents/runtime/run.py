@@ -104,7 +104,8 @@ class _Run:
     async def run(self, *, exclusive: bool) -> RunResult:
         """Run to the end, whatever that is, and leave a finished span behind."""
         name = f"invoke_workflow {self._workflow.name}"
-        span = RunTracer(self._route, name, self._ready.parent, self._attributes()).run_span
+        tracer = RunTracer(self._route, name, self._ready.parent, self._attributes())
+        span = tracer.run_span
         executor = self._executor(span)
         token = otel_context.attach(trace.set_span_in_context(span))
         end: dict[str, AttributeValue] = {}
@@ -127,7 +128,7 @@ class _Run:
         if isinstance(outcome, RunError):
             # Not where it was caught: Python would put the carrier in place of the error's own context.
             self._raise(outcome)
-        return self._result(span, executor, outcome)
+        return self._result(tracer.trace_id, executor, outcome)
 
     async def _drive(self, executor: NodeExecutor, *, exclusive: bool) -> Final:
         seconds = self._ready.timeout_seconds
@@ -239,14 +240,14 @@ class _Run:
             seq=visit.seq,
         ) from error
 
-    def _result(self, span: RecordedSpan, executor: NodeExecutor, final: Final) -> RunResult:
+    def _result(self, trace_id: str, executor: NodeExecutor, final: Final) -> RunResult:
         meter, store = executor.meter, self._store
         wanted = self._ready.store is not False and (
             self._ready.config.storage is None or self._ready.config.storage.enabled
         )
         return RunResult(
             run_id=self._run_id,
-            trace_id=f"{span.get_span_context().trace_id:032x}",
+            trace_id=trace_id,
             workflow=self._workflow.name,
             status=Status.COMPLETED.value,
             outputs=dict(final.state),

@@ -104,7 +104,8 @@ class Backlog:
         self._journals = tuple(journals)
         self._power = power
         self._journals_left = list(journals)
-        self._journal: Journal | None = None
+        self.journal: Journal | None = None
+        """The one that is written; None if there is none, so that records wait in memory alone."""
         self._full_journals: list[Journal] = []
         """Journals that took no more; what stands in them is still needed until it is committed."""
         self._segment = 0
@@ -133,8 +134,8 @@ class Backlog:
 
     @property
     def directory(self) -> Path | None:
-        """Where the journal is; None if there is none, so that records wait in memory alone."""
-        return None if self._journal is None else self._journal.directory
+        """Where the journal is; None if there is none."""
+        return None if self.journal is None else self.journal.directory
 
     @property
     def quarantine_directory(self) -> Path | None:
@@ -177,7 +178,8 @@ class Backlog:
 
     def append(self, records: Sequence[AnyRecord | NodeStart], payloads: Sequence[bytes]) -> None:
         """Take records, and with them their bytes for the journal."""
-        journal, positions = self._journaled(payloads)
+        positions = self._journaled(payloads)
+        journal = self.journal
         limit = MEMORY_BYTES_WITHOUT_JOURNAL if journal is None else MEMORY_BYTES
         for given, payload, position in zip(records, payloads, positions, strict=True):
             if isinstance(given, NodeStart):
@@ -228,9 +230,10 @@ class Backlog:
             self.runs_that_go_on -= 1
             self._unsaid_runs.pop(record.run_id, None)
 
-    def _journaled(self, payloads: Sequence[bytes]) -> tuple[Journal | None, Sequence[Position]]:
-        while journal := self._journal or self._next_journal():
-            self._journal = journal
+    def _journaled(self, payloads: Sequence[bytes]) -> Sequence[Position]:
+        """Append to the journal, to the next one if need be; in the end there is none."""
+        while journal := self.journal or self._next_journal():
+            self.journal = journal
             try:
                 positions = journal.append(*payloads)
                 if self._segment != journal.segment:
@@ -240,10 +243,10 @@ class Backlog:
             except JournalError as error:
                 self.no_journal = error
                 self._full_journals.append(journal)
-                self._journal, self._segment = None, 0
+                self.journal, self._segment = None, 0
             else:
-                return journal, positions
-        return None, [_NOWHERE] * len(payloads)
+                return positions
+        return [_NOWHERE] * len(payloads)
 
     def _next_journal(self) -> Journal | None:
         """Begin a journal in the first directory that is left and can be written."""
@@ -362,7 +365,7 @@ class Backlog:
         """Hold no file while there is nothing to keep: a store that is used no more leaves nothing behind."""
         if self.is_whole:
             self.close()
-            self._journal, self._segment = None, 0
+            self.journal, self._segment = None, 0
             self._full_journals.clear()
             self._journals_left = list(self._journals)
 
@@ -388,7 +391,7 @@ class Backlog:
         )
 
     def _all_journals(self) -> list[Journal]:
-        return [*self._full_journals, *([self._journal] if self._journal is not None else [])]
+        return [*self._full_journals, *([self.journal] if self.journal is not None else [])]
 
 
 def run_of(record: AnyRecord) -> str | None:

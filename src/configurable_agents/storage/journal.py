@@ -188,14 +188,16 @@ class Journal:
 
     def _current(self, frame_bytes: int) -> _Segment:
         segment = self._segments.get(self.segment)
+        if segment is None:
+            return self._open()
         now = time.monotonic()
         if now >= self._look_at:  # not each time, since a look costs a fifth of an append
             self._look_at = now + LOOK_SECONDS
-            if segment is not None and not os.fstat(segment.fd).st_nlink:
-                segment = None  # somebody has deleted the file: it goes with the process
-        if segment is None or segment.end + frame_bytes > max(self._segment_bytes, frame_bytes + HEADER_BYTES):
-            segment = self._open()
-        return segment
+            if not os.fstat(segment.fd).st_nlink:
+                return self._open()  # somebody has deleted the file: it goes with the process
+        # What is bigger than a whole segment has one of its own.
+        is_full = segment.end + frame_bytes > self._segment_bytes and segment.end > HEADER_BYTES
+        return self._open() if is_full else segment
 
     def _open(self) -> _Segment:
         try:

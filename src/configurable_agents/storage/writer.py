@@ -153,7 +153,7 @@ class Writer:
             if self._thread is None:
                 self._keep_a_thread()
         # Without a journal only a commit makes these durable; a store that is away is not waited for.
-        if backlog.directory is None and not self._away and self.flush(COMMIT_WAIT_SECONDS):
+        if backlog.journal is None and not self._away and self.flush(COMMIT_WAIT_SECONDS):
             self._say_that_there_is_no_journal()
 
     def commit(self, run_id: str, seconds: float) -> None:
@@ -191,7 +191,7 @@ class Writer:
         try:
             with self._lock:
                 backend = self._backend
-                if backend is None or self._is_busy or self._backlog.directory is None:
+                if backend is None or self._is_busy or self._backlog.journal is None:
                     return False
                 group = self._backlog.group(most, size)
                 if not group:
