@@ -278,3 +278,36 @@ def test_a_forked_child_runs_into_the_same_store(store: Path) -> None:
         "SELECT json_extract(outputs_json, '$.x'), count(*), count(DISTINCT span_id) FROM execution_states GROUP BY 1",
     )
     assert found == [("child", 10, 10), ("parent", 11, 11)]
+
+
+LEAVES_NOTHING = """
+import asyncio, gc
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import run_workflow
+
+async def second(x):
+    await asyncio.sleep(0)
+    return x
+
+workflow = make([calls("first", "x"), calls("second", "x", x="{x}")], chain("START first second END"), {"x": field("int")})
+
+def run():
+    assert run_workflow(workflow, functions={"first": lambda: 1, "second": second}, store="runs.db").outputs["x"] == 1
+
+for _ in range(3):
+    run()
+gc.collect()
+gc.disable()
+gc.set_debug(gc.DEBUG_SAVEALL)
+for _ in range(20):
+    run()
+gc.collect()
+print(sorted({type(left).__name__ for left in gc.garbage}))
+"""
+
+
+def test_a_run_leaves_nothing_to_the_garbage_collector(tmp_path: Path) -> None:
+    """What refers to itself would stay until a pause that stops every thread of the program."""
+    code, out, err = run_program(f"import os; os.chdir({str(tmp_path)!r})\n" + LEAVES_NOTHING)
+    assert (code, out, err) == (0, "[]\n", "")

@@ -148,14 +148,15 @@ class NodeExecutor:
 
     def _start(self, visit: Visit) -> _Open:
         node = visit.node
-        attributes: dict[str, AttributeValue] = {**node.attributes, semconv.SEQ: visit.seq}
+        recorder = self._recorder
+        attributes: dict[str, AttributeValue] = {**recorder.common, **node.attributes, semconv.SEQ: visit.seq}
         if visit.reads_from:
             attributes[semconv.READS_FROM] = visit.reads_from
         if visit.branch is not None:
             attributes[semconv.BRANCH] = visit.branch
         if visit.item is not None:
             attributes[semconv.MAP_INDEX] = visit.item.index
-        span = self._recorder.start(node.span_name, attributes, checked=True)
+        span = recorder.parent.begin_child(node.span_name, attributes, checked=True)
         opened = self._open[visit.seq] = _Open(visit, span, time.perf_counter())
         return opened
 

@@ -40,16 +40,9 @@ class Recorder:
     mask: Callable[[str], str]
     """Hides the known secrets in a text."""
 
-    def start(
-        self,
-        name: str,
-        attributes: Mapping[str, AttributeValue],
-        *,
-        kind: SpanKind = SpanKind.INTERNAL,
-        checked: bool = False,
-    ) -> RecordedSpan:
-        """Start a span below the parent, with the common attributes (`checked`: see `RecordedSpan`)."""
-        return self.parent.begin_child(name, {**self.common, **attributes}, kind=kind, checked=checked)
+    def start(self, name: str, attributes: Mapping[str, AttributeValue], *, kind: SpanKind) -> RecordedSpan:
+        """Start a span below the parent, with the common attributes."""
+        return self.parent.begin_child(name, {**self.common, **attributes}, kind=kind)
 
     def below(self, span: RecordedSpan) -> Recorder:
         """Make the recorder of a span's children."""

@@ -50,11 +50,16 @@ class RunTracer:
 
     Args:
         route: Told of every span as it starts and ends; what it raises is logged and goes no further.
-        name: Of the run's own span, which begins at once, as a root or below the span in the context.
     """
 
-    def __init__(self, route: RunRoute, name: str, context: Context, attributes: dict[str, AttributeValue]) -> None:
+    trace_id: str
+    """32 lower-case hex digits; known when the run's own span has started."""
+
+    def __init__(self, route: RunRoute) -> None:
         self._route = route
+
+    def start_run(self, name: str, context: Context, attributes: Mapping[str, AttributeValue]) -> RunSpan:
+        """Start the run's own span, as a root or below the span in the context."""
         parent: SpanContext | None = trace.get_current_span(context).get_span_context()
         parent = parent if parent is not None and parent.is_valid else None
         self._root, more = _first(context, parent, name, attributes)
@@ -62,7 +67,6 @@ class RunTracer:
         self._flags = int(self._root.trace_flags)
         self._has_state = bool(self._root.trace_state)
         self.trace_id = f"{self._root.trace_id:032x}"
-        """32 lower-case hex digits."""
         fields = {
             "trace_id": self.trace_id,
             "span_id": f"{self._root.span_id:016x}",
@@ -71,9 +75,9 @@ class RunTracer:
             "start_time_unix_nano": time.time_ns(),
             "trace_flags": self._flags | (PARENT_IS_REMOTE if parent is not None and parent.is_remote else 0),
         }
-        self.run_span = RunSpan(self, parent, dict(more), fields, SpanKind.INTERNAL, checked=False)
-        """The run's own span."""
-        self._begin(self.run_span)
+        span = RunSpan(self, parent, dict(more), fields, SpanKind.INTERNAL, checked=False)
+        self._begin(span)
+        return span
 
     def start_below(
         self, above: RunSpan, name: str, attributes: dict[str, AttributeValue], kind: SpanKind, *, checked: bool

@@ -85,7 +85,12 @@ class Engine:
         try:
             self._enter(state)
             while self._waiting or self._running:
-                await self._step()
+                if len(self._waiting) == 1 and not self._running:
+                    # One token and nothing else live: it waits for nobody, and needs no task, no slot and no carrying of
+                    # errors.
+                    self._arrive(await self._execute(self._waiting.pop(), alone=True))
+                else:
+                    await self._step()
         except RunError:
             await self._cancel()
             raise
@@ -104,10 +109,6 @@ class Engine:
             (self._ended if token.at == END else self._waiting).append(token)
 
     async def _step(self) -> None:
-        if len(self._waiting) == 1 and not self._running:
-            # One token and nothing else live: it waits for nobody, and needs no task, no slot and no carrying of errors.
-            self._arrive(await self._execute(self._waiting.pop(), alone=True))
-            return
         arrivals = next_nodes(self._plan, self._waiting, [arrival.node for arrival in self._running.values()])
         taken = {id(token) for arrival in arrivals for token in arrival.tokens}
         self._waiting = [token for token in self._waiting if id(token) not in taken]

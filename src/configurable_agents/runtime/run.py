@@ -104,8 +104,8 @@ class _Run:
     async def run(self, *, exclusive: bool) -> RunResult:
         """Run to the end, whatever that is, and leave a finished span behind."""
         name = f"invoke_workflow {self._workflow.name}"
-        tracer = RunTracer(self._route, name, self._ready.parent, self._attributes())
-        span = tracer.run_span
+        tracer = RunTracer(self._route)
+        span = tracer.start_run(name, self._ready.parent, self._attributes())
         executor = self._executor(span)
         token = otel_context.attach(trace.set_span_in_context(span))
         end: dict[str, AttributeValue] = {}

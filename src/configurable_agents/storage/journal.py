@@ -108,10 +108,8 @@ class Journal:
         Raises:
             JournalError: Nothing was appended.
         """
-        parts: list[bytes] = []
-        for payload in payloads:
-            parts += (_FRAME.pack(MARKER, len(payload), zlib.crc32(payload)), payload)
-        data = b"".join(parts)
+        framed = [_FRAME.pack(MARKER, len(payload), zlib.crc32(payload)) + payload for payload in payloads]
+        data = b"".join(framed)
         with self._lock:
             segment = self._current(len(data))
             number, end = segment.number, segment.end
@@ -120,10 +118,10 @@ class Journal:
                 _sync(segment.fd)
             segment.end = end + len(data)
         positions = []
-        for payload in payloads:
-            length = len(payload)
-            positions.append(Position(number, end, length))
-            end += FRAME_BYTES + length
+        for frame in framed:
+            length = len(frame)
+            positions.append(Position(number, end, length - FRAME_BYTES))
+            end += length
         return positions
 
     def read(self, position: Position) -> bytes:
