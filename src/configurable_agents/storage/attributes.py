@@ -34,7 +34,7 @@ def typed_record(
         values: What it has of its span beside the attributes; the record takes the dict over.
     """
     form = _form(kind, tuple(attributes))
-    values.update(zip(form.fields, form.read(attributes), strict=True))
+    values.update(zip(form.fields, form.read(attributes)))  # noqa: B905 - `strict` would double its price
     if not form.says_status:
         values["status"] = "interrupted" if "end_time_unix_nano" in values else "running"
     if form.lacks:

@@ -181,7 +181,7 @@ class Backlog:
         positions = self._journaled(payloads)
         journal = self.journal
         limit = MEMORY_BYTES_WITHOUT_JOURNAL if journal is None else MEMORY_BYTES
-        for given, payload, position in zip(records, payloads, positions, strict=True):
+        for given, payload, position in zip(records, payloads, positions):  # noqa: B905 - `strict` takes longer than the zip
             if isinstance(given, NodeStart):
                 if journal is not None:
                     span = given.span
