@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import MISSING, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +16,14 @@ from _records import START_UNIX_NANO, node_record, run_id, run_record, span_reco
 from configurable_agents.errors import RunNotFoundError, StorageError
 from configurable_agents.semconv import Status
 from configurable_agents.storage.base import Completion, StorageBackend
-from configurable_agents.storage.records import ExecutionStateRecord, Record, SpanRecord, WorkflowRunRecord, status_rank
+from configurable_agents.storage.records import (
+    ExecutionStateRecord,
+    Record,
+    SpanRecord,
+    WorkflowRunRecord,
+    sparse,
+    status_rank,
+)
 
 # The store outlives the examples: what one example wrote is deleted, or has keys of its own.
 on_one_store = settings(
@@ -131,6 +138,25 @@ def test_a_batch_of_any_size_is_written_whole(store: StorageBackend, count: int)
     store.write([*records, run_record(), *(span_record(number) for number in range(count))])
     assert store.execution_states.get_state_history(run_id()) == records
     assert len(store.execution_states.list_spans(run_id())) == count
+
+
+@pytest.mark.parametrize("odd", [None, 1, 100])
+def test_what_a_record_does_not_say_is_as_its_kind_has_it(store: StorageBackend, odd: int | None) -> None:
+    """A span's record says little; what it leaves out replaces what was stored, also beside one that says everything."""
+    before = [node_record(seq, status="running", error_message="before", attempts=3) for seq in range(1, 101)]
+    store.write([run_record(status="running", error_message="before", cost_usd=None), *before])
+    nodes = [node_record(seq, cost_usd=None if seq == odd else 0.0) for seq in range(1, 101)]
+    run = run_record(input_tokens=7 if odd else 0)
+    records: list[Record] = [run, *nodes]
+    store.write([_said(record) for record in records])
+    assert store.execution_states.get_state_history(run_id()) == nodes
+    assert store.runs.get(run_id()) == run
+
+
+def _said(record: Record) -> Record:
+    """Give the same record as a span's: made of what is not at its default."""
+    values = {name: value for name, value in vars(record).items() if value != getattr(type(record), name, MISSING)}
+    return sparse(type(record), values)
 
 
 def test_an_empty_write_does_nothing(store: StorageBackend) -> None:

@@ -56,22 +56,14 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
     def upsert_many(self, records: Sequence[WorkflowRunRecord]) -> None:
         """Write all records in one transaction (see the base class)."""
         if records:
-            self._database.run(self.writing(records), write=True)
+            made = self.writing(records)
+            self._database.run(lambda connection: statements.execute(connection, made), write=True)
 
-    def writing(self, records: Sequence[WorkflowRunRecord]) -> Callable[[sa.Connection], None]:
+    def writing(self, records: Sequence[WorkflowRunRecord]) -> list[statements.Statement]:
         """Make ready what `upsert_many` writes."""
-        hashed = [_with_hash(record) for record in records]
-        texts = {
-            run.config_sha256: run.config_text for run in hashed if run.config_sha256 and run.config_text is not None
-        }
-        write = statements.writing_runs(self._database.dialect, hashed)
-
-        def work(connection: sa.Connection) -> None:
-            # Texts first: `delete` keeps writers of new texts waiting until it knows which ones are in use.
-            statements.upsert_configs(connection, texts)
-            write(connection)
-
-        return work
+        hashed, dialect = [_with_hash(record) for record in records], self._database.dialect
+        # Texts first: `delete` keeps writers of new texts waiting until it knows which ones are in use.
+        return [*statements.of_configs(dialect, _texts(hashed)), *statements.of_runs(dialect, hashed)]
 
     def get(self, run_id: str) -> WorkflowRunRecord:
         """Read one run by its id, the unique beginning of it, or `last`."""
@@ -139,11 +131,12 @@ class SqlAlchemyExecutionStateRepository(AbstractExecutionStateRepository):
     def upsert_many(self, records: Sequence[ExecutionStateRecord]) -> None:
         """Write all records in one transaction (see the base class)."""
         if records:
-            self._database.run(self.writing(records), write=True)
+            made = self.writing(records)
+            self._database.run(lambda connection: statements.execute(connection, made), write=True)
 
-    def writing(self, records: Sequence[ExecutionStateRecord]) -> statements.Writing:
+    def writing(self, records: Sequence[ExecutionStateRecord]) -> list[statements.Statement]:
         """Make ready what `upsert_many` writes."""
-        return statements.writing_states(self._database.dialect, records)
+        return statements.of_states(self._database.dialect, records)
 
     def upsert_spans(self, records: Sequence[SpanRecord]) -> None:
         """Write other spans in one transaction; the same span again changes nothing."""
@@ -237,14 +230,14 @@ class SqlAlchemyStorageBackend(StorageBackend):
     def _writing(self, records: Sequence[AnyRecord]) -> Callable[[sa.Connection], None]:
         runs, states, others, marks = by_kind(records)
         # Not within the transaction: a database has one writer at a time, and others wait for this one to end.
-        write_runs, write_states = self.runs.writing(runs), self.execution_states.writing(states)
+        of_runs, of_states = self.runs.writing(runs), self.execution_states.writing(states)
 
         def work(connection: sa.Connection) -> None:
-            write_runs(connection)
+            statements.execute(connection, of_runs)
             if self._has_leases:
                 leases.take(connection, [_key(run) for run in runs if run.status == Status.RUNNING])
                 leases.give_up(connection, [_key(run) for run in runs if run.status != Status.RUNNING])
-            write_states(connection)
+            statements.execute(connection, of_states)
             self.execution_states.upsert_spans(others)
             self.runs.mark_delivered(marks)
 
@@ -335,16 +328,16 @@ def _take_in(connection: sa.Connection, records: Sequence[Record], tally: usage.
     runs, states, others, _ = by_kind(records)
     hashed = [_with_hash(run) for run in runs]
     # A text is nobody's but its hash's, which the file's reader has compared.
-    statements.upsert_configs(
-        connection,
-        {run.config_sha256: run.config_text for run in hashed if run.config_sha256 and run.config_text is not None},
-    )
+    dialect = connection.dialect.name
+    statements.execute(connection, statements.of_configs(dialect, _texts(hashed)))
     written = statements.insert_spans(connection, others, tally)
     # What did not end there may well go on here, so such a record gives way to whatever is here.
     for ends in (True, False):
         where: statements.Where = "earlier" if ends else "absent"
-        written += statements.upsert_runs(connection, [run for run in hashed if _has_ended(run) is ends], where=where)
-        written += statements.upsert_states(connection, [one for one in states if _has_ended(one) is ends], where=where)
+        some_runs = [run for run in hashed if _has_ended(run) is ends]
+        some_states = [state for state in states if _has_ended(state) is ends]
+        written += statements.execute(connection, statements.of_runs(dialect, some_runs, where=where))
+        written += statements.execute(connection, statements.of_states(dialect, some_states, where=where))
     return written
 
 
@@ -394,6 +387,11 @@ def _with_hash(record: WorkflowRunRecord) -> WorkflowRunRecord:
         return record
     digest = hashlib.sha256(record.config_text.encode("utf-8", "surrogatepass")).hexdigest()
     return replace(record, config_sha256=digest)
+
+
+def _texts(records: Sequence[WorkflowRunRecord]) -> dict[str, str]:
+    """Give the texts of workflow files in runs, by their hashes."""
+    return {run.config_sha256: run.config_text for run in records if run.config_sha256 and run.config_text is not None}
 
 
 def _of_run(table: sa.Table, run_id: str) -> sa.Select[Any]:

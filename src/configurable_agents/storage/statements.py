@@ -1,7 +1,7 @@
 """The statements that write records: text made once, values as plain tuples.
 
-Building an `insert()` construct for every commit costs more than the commit itself; the text depends only on the table
-and the number of rows. Batches go in as multi-row VALUES of certain sizes, so that few texts exist:
+Building an `insert()` construct for every commit costs more than the commit itself; the text depends only on the table,
+the number of rows, and whether they say more than most do. Batches go in as multi-row VALUES of certain sizes, so that few texts exist:
 `executemany` gives the interpreter's lock away at each row, which is slow in a program with other threads.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
 from operator import itemgetter
 from typing import Any, Final, Literal, TypeVar
 
@@ -28,6 +27,7 @@ Where = Literal["absent", "not later", "earlier"]
 """Which stored rows give way: none, those of no higher rank, those of a lower rank."""
 
 Statement = tuple[str, Row]
+"""Its text, and the values of all its rows, one after another."""
 _Result = TypeVar("_Result")
 
 _CHUNK_SIZES: Final = (96, 64, 48, 32, 24, *range(20, 0, -1))
@@ -35,39 +35,29 @@ _CHUNK_SIZES: Final = (96, 64, 48, 32, 24, *range(20, 0, -1))
 save statements: around each of them the interpreter's lock is given away and waited for, while other processes wait too.
 A short run alone is one statement."""
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_PLACEHOLDER: Final = {"sqlite": "?", "postgresql": "%s"}
 
 
-def upsert_configs(connection: sa.Connection, texts: dict[str, str]) -> None:
-    """Keep texts of workflow files by their hashes; what is there stays."""
-    _insert(connection, workflow_configs, sorted(texts.items()), "absent")
+def of_configs(dialect: str, texts: dict[str, str]) -> list[Statement]:
+    """Make ready what keeps texts of workflow files by their hashes; what is there stays."""
+    return [(_CONFIG_TEXT[dialect], row) for row in sorted(texts.items())]
 
 
-def upsert_runs(connection: sa.Connection, records: Sequence[WorkflowRunRecord], *, where: Where = "not later") -> int:
-    """Write runs by the rank rule; give how many rows that made or changed."""
-    return writing_runs(connection.dialect.name, records, where=where)(connection)
+def of_runs(dialect: str, records: Sequence[WorkflowRunRecord], *, where: Where = "not later") -> list[Statement]:
+    """Make ready what writes runs by the rank rule, so that a transaction, which keeps others waiting, is short."""
+    return _inserts(dialect, _RUN_SHAPES, _merged(records), where)
 
 
-def upsert_states(
-    connection: sa.Connection, records: Sequence[ExecutionStateRecord], *, where: Where = "not later"
-) -> int:
-    """Write node executions by the rank rule; give how many rows that made or changed."""
-    return writing_states(connection.dialect.name, records, where=where)(connection)
+def of_states(dialect: str, records: Sequence[ExecutionStateRecord], *, where: Where = "not later") -> list[Statement]:
+    """Make ready what writes node executions by the rank rule, as `of_runs` does."""
+    return _inserts(dialect, _STATE_SHAPES, _merged(records), where)
 
 
-Writing = Callable[[sa.Connection], int]
-"""Writes what was made ready for it, and gives how many rows that made or changed."""
-
-
-def writing_runs(dialect: str, records: Sequence[WorkflowRunRecord], *, where: Where = "not later") -> Writing:
-    """Make ready what `upsert_runs` does, so that a transaction, which keeps others waiting, is short."""
-    made = _statements(dialect, workflow_runs, [_RUN_ROW(record) for record in _merged(records)], where)
-    return lambda connection: _executed(connection, made)
-
-
-def writing_states(dialect: str, records: Sequence[ExecutionStateRecord], *, where: Where = "not later") -> Writing:
-    """Make ready what `upsert_states` does, as `writing_runs` does."""
-    made = _statements(dialect, execution_states, [_STATE_ROW(record) for record in _merged(records)], where)
-    return lambda connection: _executed(connection, made)
+def execute(connection: sa.Connection, made: Sequence[Statement]) -> int:
+    """Execute what was made ready for the connection's dialect; give how many rows that made or changed."""
+    # SQLite's driver is spoken to directly: each execution through SQLAlchemy costs as much as several rows.
+    run = changed_on_driver if connection.dialect.name == "sqlite" else _changed
+    return sum([_cleaned_if_need_be(connection, run, text, values) for text, values in made])
 
 
 def insert_spans(connection: sa.Connection, records: Sequence[SpanRecord], tally: usage.Tally) -> int:
@@ -77,22 +67,25 @@ def insert_spans(connection: sa.Connection, records: Sequence[SpanRecord], tally
         tally: Takes the model calls among them, to be written at the transaction's end.
     """
     by_key = {(record.span_id, record.trace_id): record for record in records}
-    calls, others = list[Row](), list[Row]()
+    calls, others = list[SpanRecord](), list[SpanRecord]()
     for key in sorted(by_key):
         record = by_key[key]
-        (calls if record.operation == Operation.CHAT else others).append(_SPAN_ROW(record))
-    return _insert(connection, spans, others, "absent") + _insert_calls(connection, calls, tally)
+        (calls if record.operation == Operation.CHAT else others).append(record)
+    return _insert_spans(connection, others) + _insert_calls(connection, calls, tally)
 
 
-def _insert_calls(connection: sa.Connection, rows: Sequence[Row], tally: usage.Tally) -> int:
-    if not rows:
+def _insert_spans(connection: sa.Connection, records: Sequence[SpanRecord]) -> int:
+    return execute(connection, _inserts(connection.dialect.name, _SPAN_SHAPES, records, "absent"))
+
+
+def _insert_calls(connection: sa.Connection, records: Sequence[SpanRecord], tally: usage.Tally) -> int:
+    if not records:
         return 0
     if connection.dialect.name == "sqlite":
-        return usage.count_inserted(connection, lambda: _insert(connection, spans, rows, "absent"), tally)
+        return usage.count_inserted(connection, lambda: _insert_spans(connection, records), tally)
     written = 0
-    for chunk in _chunks(rows):
-        values = tuple(chain.from_iterable(chunk))
-        written += tally.count(_execute(connection, _counting_insert_text(len(chunk)), values))
+    for text, values in _inserts(connection.dialect.name, _SPAN_SHAPES, records, "absent"):
+        written += tally.count(_execute(connection, _counting(text), values))
     return written
 
 
@@ -101,25 +94,63 @@ def storable(value: Any) -> Any:
     return _UNSTORABLE.sub("\ufffd", value) if isinstance(value, str) else value
 
 
-def _row_of(kind: type[Any], table: sa.Table) -> Callable[[Any], Row]:
-    names = table.columns.keys()
-    # A record has what it was made with in its `__dict__`, and the rest from its class.
-    defaults = {name: getattr(kind, name, None) for name in names}
-    ordered: Callable[[dict[str, Any]], Row] = itemgetter(*names)
+class _Shape:
+    """How records of one kind become rows: which columns have a value for each record, and which the same for all.
 
-    def row(record: Any) -> Row:
-        values = defaults | record.__dict__
-        if "status" in values:
-            # A driver takes a member of an enum for something else than its text.
-            values["status"] = str(values["status"])
-        return ordered(values)
+    Args:
+        kind: Of the records.
+        table: Where they go.
+        unset: Columns that these records leave as their class has them, which then stands in the statement's text: to
+            bind 42 values costs more than the rest of a node's row, and a node that asks no model sets 18 of them.
+    """
 
-    return row
+    def __init__(self, kind: type[Any], table: sa.Table, unset: frozenset[str] = frozenset()) -> None:
+        self.table = table
+        self.literals = {name: _number(getattr(kind, name)) for name in unset}
+        self._is_whole = not unset
+        # A record has what it was made with in its `__dict__`, and the rest from its class.
+        self._defaults = {name: getattr(kind, name, None) for name in kind.__dataclass_fields__ if name not in unset}
+        self._ordered: Callable[[dict[str, Any]], Row] = itemgetter(
+            *(column.name for column in table.columns if column.name not in unset)
+        )
+
+    def values(self, records: Sequence[Any]) -> Row | None:
+        """Give the values of records, one row after another; None if one of them has more than this shape takes."""
+        defaults, found = self._defaults, list[Any]()
+        for record in records:
+            values = defaults | record.__dict__
+            if len(values) > len(defaults) and not self._is_whole:
+                return None
+            if "status" in values:
+                # A driver takes a member of an enum for something else than its text.
+                values["status"] = str(values["status"])
+            found += self._ordered(values)
+        return tuple(found)
 
 
-_RUN_ROW: Final = _row_of(WorkflowRunRecord, workflow_runs)
-_STATE_ROW: Final = _row_of(ExecutionStateRecord, execution_states)
-_SPAN_ROW: Final = _row_of(SpanRecord, spans)
+def _number(value: float | None) -> str:
+    return "NULL" if value is None else repr(value)
+
+
+_SELDOM: Final = frozenset(
+    {
+        *("error_type", "error_message", "status_message", "events_json", "links_json", "trace_state"),
+        *("model_calls", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
+        *("reasoning_tokens", "cost_usd", "priced_cost_usd", "unpriced_calls"),
+    }
+)
+"""What is set by nothing that asks no model and does not fail; where a model is asked, this costs nothing beside it."""
+_RUN_SHAPES: Final = (
+    _Shape(WorkflowRunRecord, workflow_runs, _SELDOM | {"resource_json"}),
+    _Shape(WorkflowRunRecord, workflow_runs),
+)
+_STATE_SHAPES: Final = (
+    _Shape(
+        ExecutionStateRecord, execution_states, _SELDOM | {"provider", "model", "models_json", "attempts", "scope_json"}
+    ),
+    _Shape(ExecutionStateRecord, execution_states),
+)
+_SPAN_SHAPES: Final = (_Shape(SpanRecord, spans),)
 
 
 def _merged(records: Sequence[_Ranked]) -> list[_Ranked]:
@@ -134,22 +165,14 @@ def _merged(records: Sequence[_Ranked]) -> list[_Ranked]:
     return [kept[key] for key in sorted(kept)]
 
 
-def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], where: Where) -> int:
-    return _executed(connection, _statements(connection.dialect.name, table, rows, where))
+def _inserts(dialect: str, shapes: Sequence[_Shape], records: Sequence[Any], where: Where) -> list[Statement]:
+    return [_insert(dialect, shapes, chunk, where) for chunk in _chunks(records)]
 
 
-def _statements(dialect: str, table: sa.Table, rows: Sequence[Row], where: Where) -> list[Statement]:
-    placeholder = "?" if dialect == "sqlite" else "%s"
-    return [
-        (_insert_text(table, len(chunk), placeholder, where), tuple(chain.from_iterable(chunk)))
-        for chunk in _chunks(rows)
-    ]
-
-
-def _executed(connection: sa.Connection, made: Sequence[Statement]) -> int:
-    # SQLite's driver is spoken to directly: each execution through SQLAlchemy costs as much as several rows.
-    execute = changed_on_driver if connection.dialect.name == "sqlite" else _changed
-    return sum(_cleaned_if_need_be(connection, execute, text, values) for text, values in made)
+def _insert(dialect: str, shapes: Sequence[_Shape], records: Sequence[Any], where: Where) -> Statement:
+    # The last shape takes everything.
+    shape, values = next((shape, values) for shape in shapes if (values := shape.values(records)) is not None)
+    return _insert_text(shape, len(records), _PLACEHOLDER[dialect], where), values
 
 
 def _changed(connection: sa.Connection, text: str, values: Row) -> int:
@@ -173,23 +196,24 @@ def _cleaned_if_need_be(
         return execute(connection, text, cleaned)
 
 
-def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    start, left = 0, len(rows)
+def _chunks(records: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    start, left = 0, len(records)
     if left in _CHUNK_SIZES:
-        yield rows
+        yield records
         return
     for size in _CHUNK_SIZES:
         while size <= left:
-            yield rows[start : start + size]
+            yield records[start : start + size]
             start, left = start + size, left - size
         if not left:
             return
 
 
-@lru_cache(maxsize=128)
-def _insert_text(table: sa.Table, rows: int, placeholder: str, where: Where) -> str:
+@lru_cache(maxsize=256)
+def _insert_text(shape: _Shape, rows: int, placeholder: str, where: Where) -> str:
+    table = shape.table
     names = table.columns.keys()
-    row = f"({', '.join([placeholder] * len(names))})"
+    row = f"({', '.join(shape.literals.get(name, placeholder) for name in names)})"
     key = ", ".join(table.primary_key.columns.keys())
     text = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES {', '.join([row] * rows)} ON CONFLICT ({key}) DO "  # noqa: S608 - names are our own
     if where == "absent":
@@ -200,11 +224,16 @@ def _insert_text(table: sa.Table, rows: int, placeholder: str, where: Where) -> 
 
 
 @lru_cache(maxsize=len(_CHUNK_SIZES))
-def _counting_insert_text(rows: int) -> str:
+def _counting(insert: str) -> str:
     """Give the statement by which PostgreSQL inserts spans and adds up those that were not there."""
-    returned = ", ".join(usage.COUNTED_COLUMNS)
-    return f"WITH made AS ({_insert_text(spans, rows, '%s', 'absent')} RETURNING {returned}) {usage.sums_of('made')}"
+    return f"WITH made AS ({insert} RETURNING {', '.join(usage.COUNTED_COLUMNS)}) {usage.sums_of('made')}"
 
 
 def _rank(row: str) -> str:
     return f"CASE {row}.status WHEN 'running' THEN 0 WHEN 'interrupted' THEN 1 ELSE 2 END"
+
+
+_CONFIG_TEXT: Final = {
+    dialect: f"INSERT INTO {workflow_configs.name} (sha256, text) VALUES ({place}, {place}) ON CONFLICT (sha256) DO NOTHING"  # noqa: S608 - names are our own
+    for dialect, place in _PLACEHOLDER.items()
+}
