@@ -51,7 +51,7 @@ class Database:
             return work(connection)
         if self._closed:
             raise StorageError(f"the store at {self.location} is closed")
-        with translated(self.location):
+        try:
             if write and self._writer is not None:
                 return self._write(work, self._writer)
             try:
@@ -61,21 +61,22 @@ class Database:
                     raise
                 # The server was restarted since the connection was made; the pool has dropped the rest of its kind.
                 return self._once(work)
+        except _FOREIGN as error:
+            raise _translation(error, self.location) from error
 
     @property
     def is_inside(self) -> bool:
         """Whether this thread is in the middle of a transaction, of which what it writes now would be a part."""
         return getattr(self._current, "connection", None) is not None
 
-    @contextlib.contextmanager
-    def waiting_for_nobody(self) -> Iterator[None]:
-        """Have what this thread writes into a SQLite file fail at once where somebody else is writing it.
+    def waiting_for_nobody(self, write: Callable[[], None]) -> None:
+        """Have what this thread writes into a SQLite file in there fail at once where somebody else is writing it.
 
         Nor does it wait for the disk: bringing the log into the file is left to whoever has time (`checkpoint`).
         """
         self._current.is_in_haste = True
         try:
-            yield
+            write()
         finally:
             self._current.is_in_haste = False
 
@@ -89,18 +90,19 @@ class Database:
             return
         # While nobody of this process writes, on the same connection: else the log would never begin anew, and SQLite before
         # 3.51.3 is not quite safe where one connection writes and another one does this.
-        with translated(self.location), self._writer, GATE.inside(), self._kept_connection() as connection:
-            on_driver(connection, "PRAGMA wal_checkpoint(PASSIVE)")
+        with translated(self.location), self._writer, GATE:
+            connection, is_whole = self._taken(), False
+            try:
+                on_driver(connection, "PRAGMA wal_checkpoint(PASSIVE)")
+                is_whole = True
+            finally:
+                self._give_back(connection, is_whole=is_whole)
 
-    @contextlib.contextmanager
-    def _kept_connection(self) -> Iterator[sa.Connection]:
-        connection = self._kept.pop() if self._kept else self.engine.connect()
-        is_whole = False
-        try:
-            yield connection
-            is_whole = not self._closed
-        finally:
-            self._kept.append(connection) if is_whole else _let_go(connection)
+    def _taken(self) -> sa.Connection:
+        return self._kept.pop() if self._kept else self.engine.connect()
+
+    def _give_back(self, connection: sa.Connection, *, is_whole: bool) -> None:
+        self._kept.append(connection) if is_whole and not self._closed else _let_go(connection)
 
     def close(self) -> None:
         """Give all connections back."""
@@ -114,7 +116,7 @@ class Database:
             self.engine.dispose()
 
     def _once(self, work: Callable[[sa.Connection], T]) -> T:
-        gate = contextlib.nullcontext() if self._writer is None else GATE.inside()  # a server may be slow to answer
+        gate = contextlib.nullcontext() if self._writer is None else GATE  # a server may be slow to answer
         with gate, self.engine.begin() as connection:
             return self._within(connection, work)
 
@@ -132,13 +134,18 @@ class Database:
         if not turn.acquire(timeout=patience):
             raise StorageError(f"the store at {self.location} is being written by another thread; try again")
         try:
-            with GATE.inside(), self._kept_connection() as connection:
-                begin_writing(connection, busy_timeout_seconds=patience, checkpoints=not is_in_haste)
-                result = self._within(connection, work)
-                if connection.in_transaction():  # SQLAlchemy has taken part, and wants to be told
-                    connection.commit()
-                commit(connection)
-                return result
+            with GATE:
+                connection, is_whole = self._taken(), False
+                try:
+                    begin_writing(connection, busy_timeout_seconds=patience, checkpoints=not is_in_haste)
+                    result = self._within(connection, work)
+                    if connection.in_transaction():  # SQLAlchemy has taken part, and wants to be told
+                        connection.commit()
+                    commit(connection)
+                    is_whole = True
+                    return result
+                finally:
+                    self._give_back(connection, is_whole=is_whole)
         finally:
             turn.release()
 
@@ -175,16 +182,16 @@ class _Gate:
         self._inside = 0
         self._is_closed = False
 
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_closed, timeout=_FORK_SECONDS)
+            if self._is_closed:
+                self._changed.wait_for(lambda: not self._is_closed, timeout=_FORK_SECONDS)
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            if self._is_closed:
                 self._changed.notify_all()
 
     def before_fork(self) -> None:
@@ -238,11 +245,20 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def translated(location: str) -> Iterator[None]:
-    """Turn a database's errors into `StorageError`, without the statement and its values."""
+    """Turn a database's errors into `StorageError`."""
     try:
         yield
-    except (exc.SQLAlchemyError, UnicodeEncodeError, OverflowError) as error:
-        raise StorageError(_message(error, location), refused=_is_refused(error)) from error
+    except _FOREIGN as error:
+        raise _translation(error, location) from error
+
+
+_FOREIGN: Final = (exc.SQLAlchemyError, UnicodeEncodeError, OverflowError)
+"""What databases and their drivers raise."""
+
+
+def _translation(error: Exception, location: str) -> StorageError:
+    """Say it in our words, without the statement and its values."""
+    return StorageError(_message(error, location), refused=_is_refused(error))
 
 
 _REFUSED: Final = (exc.DataError, exc.IntegrityError, UnicodeEncodeError, OverflowError)

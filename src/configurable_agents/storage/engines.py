@@ -126,7 +126,7 @@ def create_file(path: Path) -> None:
 
 def use_write_ahead_log(engine: sa.Engine) -> None:
     """Let readers and one writer of a SQLite file work at once; remembered in the file."""
-    with GATE.inside(), engine.connect() as connection, translated(str(engine.url)):
+    with GATE, engine.connect() as connection, translated(str(engine.url)):
         on_driver(connection, "PRAGMA journal_mode = WAL")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import date
@@ -195,7 +196,8 @@ class SqlAlchemyStorageBackend(StorageBackend):
         self._has_leases = has_leases
         self.renew_seconds = leases.RENEW_SECONDS if has_leases else None
         self._file = file
-        self._identity = identity_of(file) if file is not None else None
+        self._path = str(file) if file is not None else None
+        self._identity = _identity_of(self._path) if self._path is not None else None
         self.location = database.location
         self.journals = tuple(journals)
         self.runs = SqlAlchemyWorkflowRunRepository(database, before_listing=self._recover_quietly)
@@ -221,8 +223,7 @@ class SqlAlchemyStorageBackend(StorageBackend):
         if not self._is_quick or self._database.is_inside:
             return False
         try:
-            with self._database.waiting_for_nobody():
-                self.write(records)
+            self._database.waiting_for_nobody(lambda: self.write(records))
         except StorageError:  # whoever writes them the usual way finds out what it is
             return False
         return True
@@ -308,17 +309,17 @@ class SqlAlchemyStorageBackend(StorageBackend):
 
     def is_current(self) -> bool:
         """Say whether the open file is still the one at the store's path."""
-        return self._file is None or identity_of(self._file) == self._identity
+        return self._path is None or _identity_of(self._path) == self._identity
 
     def close(self) -> None:
         """Give the database's connections back."""
         self._database.close()
 
 
-def identity_of(file: Path) -> tuple[int, int] | None:
+def _identity_of(path: str) -> tuple[int, int] | None:
     """Give device and inode of the file at a path; None if there is none."""
     try:
-        found = file.stat()
+        found = os.stat(path)  # noqa: PTH116 - a `Path` costs as much again, at each commit
     except OSError:
         return None
     return found.st_dev, found.st_ino
