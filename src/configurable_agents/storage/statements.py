@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from operator import itemgetter
+from itertools import islice
 from typing import Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
@@ -108,23 +108,24 @@ class _Shape:
         self.table = table
         self.literals = {name: _number(getattr(kind, name)) for name in unset}
         self._is_whole = not unset
-        # A record has what it was made with in its `__dict__`, and the rest from its class.
-        self._defaults = {name: getattr(kind, name, None) for name in kind.__dataclass_fields__ if name not in unset}
-        self._ordered: Callable[[dict[str, Any]], Row] = itemgetter(
-            *(column.name for column in table.columns if column.name not in unset)
-        )
+        bound = [column.name for column in table.columns if column.name not in unset]
+        others = [name for name in kind.__dataclass_fields__ if name not in table.columns]
+        self._width = len(bound)
+        self._defaults = {name: getattr(kind, name, None) for name in (*bound, *others)}
 
     def values(self, records: Sequence[Any]) -> Row | None:
         """Give the values of records, one row after another; None if one of them has more than this shape takes."""
-        defaults, found = self._defaults, list[Any]()
+        defaults, width, found = self._defaults, self._width, list[Any]()
         for record in records:
+            # A record has what it was made with in its `__dict__`, and the rest from its class. What is said of a column
+            # takes the place of its default here; what is no column comes behind them.
             values = defaults | record.__dict__
             if len(values) > len(defaults) and not self._is_whole:
                 return None
             if "status" in values:
                 # A driver takes a member of an enum for something else than its text.
                 values["status"] = str(values["status"])
-            found += self._ordered(values)
+            found += islice(values.values(), width)
         return tuple(found)
 
 
