@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 ENOUGH_RECORDS: Final = 256
 """A group that is so big waits for no others: rows are hardly cheaper in a bigger one."""
-FEW_RECORDS: Final = 1024
 FEW_BYTES: Final = 1024 * 1024
-"""As many take some 10 ms, which an event loop can be held up for now and then; mostly it is the few records of one run."""
+"""Of a group that a run commits itself: it takes some 10 ms, for which an event loop can be held up now and then. Mostly
+it is the few records of one run."""
 CROWDED_SECONDS: Final = 1.0
 """Where another process was found writing, this one gathers bigger groups for so long: they leave more room to the others."""
 TEND_BYTES: Final = 32 * 1024 * 1024
@@ -160,7 +160,7 @@ class Writer:
         """Have everything of a run committed at once, and wait for that; not longer, and not for a store that is away."""
         deadline = time.monotonic() + seconds
         while self.waits_for(run_id):
-            if self.commit_here(ENOUGH_RECORDS, MOST_BYTES):
+            if self.commit_here():
                 continue
             tried = threading.Lock()
             tried.acquire()
@@ -175,14 +175,11 @@ class Writer:
         with self._lock:
             return self._backlog.waits_for(run_id)
 
-    def commit_here(self, most: int = FEW_RECORDS, size: int = FEW_BYTES) -> bool:
+    def commit_here(self) -> bool:
         """Commit what has waited longest on this thread, if nobody else is at it, and nothing has to be waited for.
 
         To wake the writer's own thread costs more, and holds this one up for longer: they share the interpreter. Never
         raises; what is wrong with a store shows when that thread writes.
-
-        Args:
-            most: So many records at most; an event loop goes on after them.
 
         Returns:
             Whether something was committed.
@@ -193,7 +190,7 @@ class Writer:
                 backend = self._backend
                 if backend is None or self._is_busy or self._backlog.journal is None:
                     return False
-                group = self._backlog.group(most, size)
+                group = self._backlog.group(MOST_RECORDS, FEW_BYTES)
                 if not group:
                     return False
                 is_mine = self._is_committing = True
