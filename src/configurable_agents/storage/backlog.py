@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, takewhile
@@ -310,10 +310,12 @@ class Backlog:
 
     def needed_after(self, group: Group) -> Needed:
         """Say from where on the journals are needed when the database has a group."""
+        journals = self._all_journals()
+        if len(self._queue) == len(group.entries) and not self._unsaid:  # as after a run that was alone
+            return (journals[-1], *journals[-1].end) if journals else None
         rest = islice(self._queue, len(group.entries), len(group.entries) + 1)
         written = {start.span_id for start in group.starts}
         unsaid = (start for start in self._unsaid.values() if start.span_id not in written)
-        journals = self._all_journals()
         places = [
             (journals.index(one.journal), one.position)
             for one in (next(rest, None), next(unsaid, None))
@@ -337,7 +339,10 @@ class Backlog:
             self._queue.popleft()
             if entry.record is not None:
                 self._bytes -= entry.size
-        for run_id, count in Counter([entry.run_id for entry in group.entries]).items():
+        counts: dict[str | None, int] = {}  # not a `Counter`, which takes as long as all the rest here
+        for entry in group.entries:
+            counts[entry.run_id] = counts.get(entry.run_id, 0) + 1
+        for run_id, count in counts.items():
             if run_id is not None:
                 left = self._of_run.pop(run_id, 0) - count
                 if left > 0:
