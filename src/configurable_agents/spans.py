@@ -18,21 +18,21 @@ class RecordedSpan(Span):
         attributes: dict[str, AttributeValue],
         *,
         kind: SpanKind = SpanKind.INTERNAL,
-        checked: bool = False,
+        trusted: bool = False,
     ) -> RecordedSpan:
         """Start a span below this one, which takes the dict over.
 
         Args:
-            checked: Every value is a str, int, float or bool, or a tuple of one of them: it is not looked at again.
+            trusted: Every value is a str, int, float or bool, or a tuple of one of them: it is not looked at again.
         """
 
     @abstractmethod
     def complete(
-        self, attributes: dict[str, AttributeValue], error: str | None = None, *, checked: bool = False
+        self, attributes: dict[str, AttributeValue], error: str | None = None, *, trusted: bool = False
     ) -> None:
         """Set the last attributes and the status, and end: nothing can be set after.
 
         Args:
             error: The status' description; None where what the span stands for went well.
-            checked: As for `begin_child`.
+            trusted: As for `begin_child`.
         """

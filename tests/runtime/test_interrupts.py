@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from _runs import kept, start_program
+from _runs import kept, rows, run_program, start_program
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 
@@ -85,3 +85,83 @@ def test_ctrl_c_cancels_the_run_at_once(way: str, body: str, shape: str, tmp_pat
     stored = kept(store)
     assert stored.run.status == "cancelled"
     assert {str(record.status) for record in stored.nodes} == {"cancelled"}
+
+
+BETWEEN_NODES = """
+import os, signal, sys
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import run_workflow
+
+store, when = sys.argv[1:]
+called = []
+
+class Interrupts:
+    def on_start(self, span):
+        pass
+
+    def on_end(self, span):
+        if span.name == f"execute_node {when}":
+            os.kill(os.getpid(), signal.SIGINT)
+
+workflow = make([calls(name, "x") for name in "abc"], chain("START a b c END"), {"x": field("int")})
+functions = {name: lambda name=name: called.append(name) or 1 for name in "abc"}
+try:
+    run_workflow(workflow, functions=functions, store=store, observers=[Interrupts()])
+except KeyboardInterrupt:
+    print("KeyboardInterrupt", *called)
+print(run_workflow(workflow, functions=functions, store=store).status)
+"""
+
+
+@pytest.mark.parametrize(("when", "called", "status"), [("a", "a", "cancelled"), ("c", "a b c", "completed")])
+def test_ctrl_c_between_plain_functions_is_not_lost(when: str, called: str, status: str, tmp_path: Path) -> None:
+    """Nothing is awaited there, and the store must not be interrupted amid a write."""
+    code, out, err = run_program(BETWEEN_NODES, tmp_path / "runs.db", when)
+    assert (code, out, err) == (0, f"KeyboardInterrupt {called}\ncompleted\n", "")
+    assert statuses_in(tmp_path / "runs.db") == [status, "completed"]
+
+
+def statuses_in(store: Path) -> list[str]:
+    """Give what became of the runs, in their order."""
+    return [status for (status,) in rows(store, "SELECT status FROM workflow_runs ORDER BY run_id")]
+
+
+WITHIN_A_RUN = """
+import os, signal, sys
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import run_workflow
+from configurable_agents.storage.writer import Writer
+
+store = sys.argv[1]
+workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+
+def inner():
+    return run_workflow(workflow, functions={"a": lambda: 1}, store=store).outputs["x"]
+
+run_workflow(workflow, functions={"a": inner}, store=store)
+done, sent = Writer._is_done, []
+
+def is_done(writer):
+    if not sent:
+        sent.append(os.kill(os.getpid(), signal.SIGINT))
+    done(writer)
+
+Writer._is_done = is_done
+try:
+    run_workflow(workflow, functions={"a": inner}, store=store)
+except KeyboardInterrupt:
+    print("KeyboardInterrupt")
+print(run_workflow(workflow, functions={"a": inner}, store=store).degraded)
+"""
+
+
+def test_ctrl_c_in_a_run_within_a_run_leaves_the_store_whole(tmp_path: Path) -> None:
+    """The outer run's function is interrupted at once; what the inner one does for it is not, wherever it is."""
+    code, out, err = run_program(WITHIN_A_RUN, tmp_path / "runs.db")
+    assert (code, out, err) == (0, "KeyboardInterrupt\nFalse\n", "")
+    statuses = statuses_in(tmp_path / "runs.db")
+    assert statuses[2] == "cancelled"
+    assert {*statuses[:2], *statuses[4:]} == {"completed"}
+    assert statuses[3] in {"cancelled", "completed"}

@@ -7,13 +7,14 @@ import concurrent.futures
 import contextvars
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from _runs import calls, chain, field, run_program
 from _workflows import make
-from configurable_agents import run_workflow
+from configurable_agents import arun_workflow, run_workflow
 
 PIPE = os.pipe()
 """Nobody writes into it."""
@@ -60,7 +61,7 @@ FORKS = """
 import asyncio, os, threading
 from _runs import calls, chain, field
 from _workflows import make
-from configurable_agents import run_workflow
+from configurable_agents import arun_workflow, run_workflow
 
 async def node():
     loop = asyncio.get_running_loop()
@@ -118,3 +119,60 @@ def test_a_run_that_needs_a_loop_only_later_goes_on_in_its_context() -> None:
     result = run_workflow(workflow, functions={"first": first, "second": second, "third": said.get}, store=False)
     assert (result.outputs["y"], result.outputs["z"]) == ("by the first node",) * 2
     assert said.get() == "nothing"
+
+
+@pytest.mark.parametrize("before", ["nothing", "an async node"])
+def test_a_plain_function_never_finds_a_loop_running(before: str, tmp_path: Path) -> None:
+    """Whatever else the run does: the first of a process waits for its store, and some nodes are awaited."""
+
+    def plain() -> int:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        return asyncio.run(later())
+
+    async def later() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    names = ["later", "plain"] if before == "an async node" else ["plain"]
+    workflow = make([calls(name, "x") for name in names], chain(f"START {' '.join(names)} END"), {"x": field("int")})
+    for _ in range(2):
+        result = run_workflow(workflow, functions={"plain": plain, "later": later}, store=tmp_path / "runs.db")
+        assert result.outputs["x"] == 1
+    assert (
+        asyncio.run(arun_workflow(workflow, functions={"plain": plain, "later": later}, store=False)).outputs["x"] == 1
+    )
+
+
+def test_a_run_for_which_no_loop_can_be_had_fails_with_the_reason(tmp_path: Path) -> None:
+    code, out, err = run_program(NO_LOOP, tmp_path / "runs.db")
+    assert (code, out) == (0, "Too many open files failed failed\n"), err
+    assert "never awaited" not in err
+
+
+NO_LOOP = """
+import os, resource, sys
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import NodeExecutionError, create_storage_backend, run_workflow
+
+async def node():
+    return 1
+
+def use_up():
+    opened.append(os.open(os.devnull, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(opened) + 1, 4096))
+    return 1
+
+opened, store = [], create_storage_backend(sys.argv[1])
+workflow = make([calls("use_up", "x"), calls("node", "y")], chain("START use_up node END"), {"x": field("int"), "y": field("int")})
+run_workflow(workflow, functions={"use_up": lambda: 1, "node": lambda: 1}, store=store)
+try:
+    run_workflow(workflow, functions={"use_up": use_up, "node": node}, store=store)
+except NodeExecutionError as error:
+    said = error.__cause__.strerror
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+run = store.runs.get("last")
+print(said, run.status, store.execution_states.get_latest_state(run.run_id).status)
+store.close()
+"""

@@ -311,3 +311,14 @@ def test_a_run_leaves_nothing_to_the_garbage_collector(tmp_path: Path) -> None:
     """What refers to itself would stay until a pause that stops every thread of the program."""
     code, out, err = run_program(f"import os; os.chdir({str(tmp_path)!r})\n" + LEAVES_NOTHING)
     assert (code, out, err) == (0, "[]\n", "")
+
+
+def test_a_run_within_a_run_may_go_as_deep_as_threads_do() -> None:
+    workflow = make([calls("look", "n", n="{n}")], chain("START look END"), {"n": field("int", 0)})
+
+    def look(n: int) -> int:
+        return (
+            n if n == 100 else run_workflow(workflow, {"n": n + 1}, functions={"look": look}, store=False).outputs["n"]
+        )
+
+    assert run_workflow(workflow, functions={"look": look}, store=False).outputs["n"] == 100

@@ -7,11 +7,12 @@ import contextvars
 import inspect
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType, NoneType
 from typing import Any, Final
 
+from configurable_agents.core.waiting import in_a_loop
 from configurable_agents.errors import OutputError
 
 _PLAIN: Final = frozenset({bool, dict, float, int, list, NoneType, str, tuple})
@@ -128,9 +129,17 @@ def _unwrap(value: Any) -> Any:
 def call_inline(call: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Call a plain function on this thread.
 
-    A frame of this name tells the Ctrl-C handler of `runtime.driver` to interrupt it at once.
+    It finds no event loop running, as in a thread, so that it may run one of its own. A frame of this name tells the Ctrl-C
+    handler of `runtime.driver` to interrupt it at once.
     """
-    return call(**arguments)
+    loop = asyncio._get_running_loop()  # noqa: SLF001 - these two are documented
+    if loop is None:
+        return call(**arguments)
+    asyncio._set_running_loop(None)  # noqa: SLF001
+    try:
+        return call(**arguments)
+    finally:
+        asyncio._set_running_loop(loop)  # noqa: SLF001
 
 
 async def call_function(function: Function, arguments: Mapping[str, Any], *, pool: FunctionPool) -> Any:
@@ -138,7 +147,18 @@ async def call_function(function: Function, arguments: Mapping[str, Any], *, poo
     if function.is_async:
         return await function.call(**arguments)
     result = await pool.run(lambda: function.call(**arguments))
-    return await result if is_awaited(result) else result
+    return await awaited(result) if is_awaited(result) else result
+
+
+async def awaited(result: Awaitable[Any]) -> Any:
+    """Await what a plain function handed back, in an event loop."""
+    try:
+        await in_a_loop()
+    except BaseException:
+        if inspect.iscoroutine(result):
+            result.close()  # nobody awaits it any more
+        raise
+    return await result
 
 
 def is_awaited(result: Any) -> bool:

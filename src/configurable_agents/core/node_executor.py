@@ -17,6 +17,7 @@ from configurable_agents.core.encoding import encode
 from configurable_agents.core.functions import (
     Function,
     FunctionPool,
+    awaited,
     call_function,
     call_inline,
     is_awaited,
@@ -54,7 +55,7 @@ class Visit:
     item: Item | None = None
     """Set for an execution of a map's target."""
     alone: bool = False
-    """Nothing else is live: a plain function may run on the loop's thread."""
+    """Nothing else is live, here or on this thread: a plain function may run on it."""
 
 
 @dataclass(slots=True)
@@ -156,7 +157,7 @@ class NodeExecutor:
             attributes[semconv.BRANCH] = visit.branch
         if visit.item is not None:
             attributes[semconv.MAP_INDEX] = visit.item.index
-        span = recorder.parent.begin_child(node.span_name, attributes, checked=True)
+        span = recorder.parent.begin_child(node.span_name, attributes, trusted=True)
         opened = self._open[visit.seq] = _Open(visit, span, time.perf_counter())
         return opened
 
@@ -172,7 +173,7 @@ class NodeExecutor:
         if opened.asked is not None:
             end.update(self._counted(opened.asked))
         # What a provider or an exception said may be of any kind.
-        end_span(opened.span, end, checked=opened.asked is None and end.get(semconv.STATUS) is _COMPLETED)
+        end_span(opened.span, end, trusted=opened.asked is None and end.get(semconv.STATUS) is _COMPLETED)
 
     def _counted(self, asked: _Asked) -> dict[str, AttributeValue]:
         self.meter.include(asked.meter)
@@ -262,8 +263,7 @@ class NodeExecutor:
         if inline and not function.is_async:
             result = call_inline(function.call, inputs)
             if is_awaited(result):
-                await in_a_loop()
-                result = await result
+                result = await awaited(result)
         else:
             await in_a_loop()
             result = await call_function(function, inputs, pool=self._pool)

@@ -1,4 +1,4 @@
-"""Waiting with an end: time limits that hold even where the awaited code does not let itself be cancelled."""
+"""Waiting: when an event loop is needed for it, and time limits that hold even where code does not let itself be cancelled."""
 
 from __future__ import annotations
 
@@ -23,8 +23,20 @@ def in_a_loop() -> Generator[object]:
 
     A blocking run begins without (`runtime.driver`): many have nothing but plain functions, and never need it.
     """
-    if asyncio._get_running_loop() is None:  # noqa: SLF001 - documented, and `get_running_loop` raises instead
+    if not is_in_a_loop():
         yield LOOP_WANTED
+
+
+def is_in_a_loop() -> bool:
+    """Say whether an event loop runs on this thread."""
+    return asyncio._get_running_loop() is not None  # noqa: SLF001 - documented, and `get_running_loop` raises instead
+
+
+@dataclass(slots=True)
+class Interruption:
+    """Tells a run that it is to end, where it awaits nothing and so nothing can be raised into it."""
+
+    is_wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +67,11 @@ async def settle(awaitable: Awaitable[Any]) -> Settled:
 async def within(
     seconds: float, awaitable: Awaitable[Any], *, error: BaseException, grace_seconds: float = GRACE_SECONDS
 ) -> Any:
-    """Await a call, for at most `seconds`; on time-out it is cancelled and, if that does not end it, left behind.
+    """Await a call in an event loop, for at most `seconds`; then it is cancelled and, if that does not end it, left behind.
 
     Raises:
         error: The time is over.
     """
-    await in_a_loop()
     task = asyncio.ensure_future(settle(awaitable))
     try:
         await asyncio.wait({task}, timeout=seconds)

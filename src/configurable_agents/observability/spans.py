@@ -74,19 +74,19 @@ class RunSpan(RecordedSpan, ReadableSpan):
         fields: dict[str, Any],
         kind: SpanKind,
         *,
-        checked: bool,
+        trusted: bool,
     ) -> None:
         """Begin.
 
         Args:
             attributes: Its own from now on.
             fields: What every record of it has (`storage.records`): made once, for its start, its end and its children.
-            checked: No attribute need be looked at.
+            trusted: No attribute need be looked at.
         """
         self._tracer = tracer
         self._above = parent
         self.fields = fields
-        if checked:
+        if trusted:
             self._attributes = attributes
         else:
             self._attributes = {}
@@ -122,18 +122,18 @@ class RunSpan(RecordedSpan, ReadableSpan):
         attributes: dict[str, AttributeValue],
         *,
         kind: SpanKind = SpanKind.INTERNAL,
-        checked: bool = False,
+        trusted: bool = False,
     ) -> RunSpan:
         """Start a span below this one (see the base class)."""
-        return self._tracer.start_below(self, name, attributes, kind, checked=checked)
+        return self._tracer.start_below(self, name, attributes, kind, trusted=trusted)
 
     def complete(
-        self, attributes: dict[str, AttributeValue], error: str | None = None, *, checked: bool = False
+        self, attributes: dict[str, AttributeValue], error: str | None = None, *, trusted: bool = False
     ) -> None:
         """Set the last attributes and the status, and end (see the base class)."""
         if self._is_over("the end"):
             return
-        if checked:
+        if trusted:
             self._attributes.update(attributes)
         else:
             self._take(attributes)
@@ -251,7 +251,11 @@ class RunSpan(RecordedSpan, ReadableSpan):
         if kinds <= _PLAIN or (kinds <= _FLAT and _PLAIN.issuperset(map(type, _parts_of_tuples(attributes)))):
             own.update(attributes)
             return
-        own.update(BoundedAttributes(attributes=attributes))
+        for key, value in attributes.items():
+            if type(value) in _PLAIN or (type(value) is tuple and all(type(part) in _PLAIN for part in value)):
+                own[key] = value
+            else:
+                own.update(BoundedAttributes(attributes={key: value}))
 
     def _has_failed(self) -> bool:
         return bool(self._attributes.get(semconv.STATUS, semconv.Status.COMPLETED) != semconv.Status.COMPLETED)

@@ -75,12 +75,12 @@ class RunTracer:
             "start_time_unix_nano": time.time_ns(),
             "trace_flags": self._flags | (PARENT_IS_REMOTE if parent is not None and parent.is_remote else 0),
         }
-        span = RunSpan(self, parent, dict(more), fields, SpanKind.INTERNAL, checked=False)
+        span = RunSpan(self, parent, dict(more), fields, SpanKind.INTERNAL, trusted=False)
         self._begin(span)
         return span
 
     def start_below(
-        self, above: RunSpan, name: str, attributes: dict[str, AttributeValue], kind: SpanKind, *, checked: bool
+        self, above: RunSpan, name: str, attributes: dict[str, AttributeValue], kind: SpanKind, *, trusted: bool
     ) -> RunSpan:
         """Start a span below another one of the run (see `RecordedSpan.begin_child`)."""
         fields = {
@@ -91,7 +91,7 @@ class RunTracer:
             "start_time_unix_nano": time.time_ns(),
             "trace_flags": self._flags,
         }
-        span = RunSpan(self, above, attributes, fields, kind, checked=checked)
+        span = RunSpan(self, above, attributes, fields, kind, trusted=trusted)
         self._begin(span)
         return span
 

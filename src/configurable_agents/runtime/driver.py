@@ -1,7 +1,7 @@
-"""Drives the one async engine from blocking code: on this thread, or on one of its own where a loop already runs.
+"""Drives the one async engine from blocking code: on this thread, or on one of its own where this one is in use.
 
-A run begins without an event loop, and gets one when it first asks for it (`core.waiting.in_a_loop`): one that has nothing
-but plain functions never does, and a loop costs as much as several of them.
+A run begins without an event loop, and gets one when it first asks for it (`core.waiting.in_a_loop`): most runs that have
+nothing but plain functions never do, and a loop costs as much as several of them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import functools
 import signal
 import threading
 from collections.abc import Callable, Coroutine
@@ -17,7 +18,7 @@ from types import FrameType
 from typing import Any, Final, Generic, TypeVar
 
 from configurable_agents.core.functions import call_inline
-from configurable_agents.core.waiting import GRACE_SECONDS, LOOP_WANTED, cancel_all
+from configurable_agents.core.waiting import GRACE_SECONDS, LOOP_WANTED, Interruption, cancel_all, is_in_a_loop
 from configurable_agents.runtime.loops import LOOPS
 
 T = TypeVar("T")
@@ -27,71 +28,92 @@ LOOK_SECONDS: Final = 0.05
 """How often a run on a thread of its own looks whether its caller has been cancelled."""
 
 
-def drive(make: Callable[[bool], Coroutine[Any, Any, T]]) -> T:
+class _Here(threading.local):
+    """This thread."""
+
+    is_driving = False
+    """Whether a run is driven on it."""
+
+
+_HERE: Final = _Here()
+
+
+def drive(make: Callable[[Interruption | None], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end and give its result.
 
     Ctrl-C cancels it (at once where a plain function runs on this thread), lets it end, and raises KeyboardInterrupt.
 
     Args:
-        make: Makes the coroutine; told whether a plain function may run inline, because Ctrl-C would reach it there.
+        make: Makes the coroutine; given what tells it of Ctrl-C where a plain function may run inline, since it is reached
+            there.
     """
-    # Nothing may run where an exception is being handled: it would become the context of every other one.
-    return _on_a_thread(lambda: make(False)) if _in_a_loop() else _Drive(lambda: make(True)).run()
-
-
-def _in_a_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    # A run within another one's plain function must not be interrupted as that function is, wherever it may be just then.
+    if _HERE.is_driving or is_in_a_loop():
+        return _on_a_thread(make)
+    drive = _Drive(make)
+    return drive.run(drive.interruption)
 
 
 class _Drive(Generic[T]):
     """One coroutine, and the loop that it has to itself once it asks for one."""
 
-    def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
+    def __init__(self, make: Callable[[Interruption | None], Coroutine[Any, Any, T]]) -> None:
         self._make = make
+        self.interruption = Interruption()
         self._interrupted = False
-        self._cancelled = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[T] | None = None
         self._was_torn = False
         """Whether KeyboardInterrupt or SystemExit went through the loop, which then has callbacks left to call."""
 
-    def run(self) -> T:
+    def run(self, inline: Interruption | None) -> T:
         """Run until the coroutine ends; handle Ctrl-C meanwhile, unless the program has a handler of its own."""
-        here = threading.current_thread() is threading.main_thread()
-        if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            return self._begin()
-        signal.signal(signal.SIGINT, self._on_sigint)
+        _HERE.is_driving = True
         try:
-            return self._begin()
-        except asyncio.CancelledError:
-            if self._interrupted:
-                raise KeyboardInterrupt from None
-            raise
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _begin(self) -> T:
-        coroutine, context = self._make(), contextvars.copy_context()
-        try:
-            wanted = context.run(coroutine.send, None)
-        except StopIteration as end:
-            result: T = end.value
+            here = threading.current_thread() is threading.main_thread()
+            if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+                return self._begin(inline)
+            signal.signal(signal.SIGINT, self._on_sigint)
+            try:
+                result = self._begin(inline)
+            except asyncio.CancelledError:
+                if self._interrupted:
+                    raise KeyboardInterrupt from None
+                raise
+            finally:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            if self._interrupted:  # too late for the run, which has been kept as completed; not for the program
+                raise KeyboardInterrupt
             return result
-        if wanted is not LOOP_WANTED:
-            raise RuntimeError(f"a run awaited {wanted!r} before it asked for an event loop")
-        return self._go_on(coroutine, context)
+        finally:
+            _HERE.is_driving = False
 
-    def _go_on(self, coroutine: Coroutine[Any, Any, T], context: contextvars.Context) -> T:
+    def _begin(self, inline: Interruption | None) -> T:
+        coroutine, context = self._make(inline), contextvars.copy_context()
+        step: Callable[[], object] = functools.partial(coroutine.send, None)
+        while True:
+            try:
+                wanted = context.run(step)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            try:
+                if wanted is not LOOP_WANTED:
+                    raise RuntimeError(f"a run awaited {wanted!r} before it asked for an event loop")
+                loop = LOOPS.take()
+            except Exception as error:  # noqa: BLE001 - it is the run's, which ends by it
+                step = functools.partial(coroutine.throw, error)
+            else:
+                return self._go_on(coroutine, context, loop)
+
+    def _go_on(
+        self, coroutine: Coroutine[Any, Any, T], context: contextvars.Context, loop: asyncio.AbstractEventLoop
+    ) -> T:
         """Run what has begun without a loop to its end in one."""
-        loop = self._loop = LOOPS.take()
+        self._loop = loop
         try:
-            asyncio.set_event_loop(loop)
             self._task = loop.create_task(coroutine, context=context)
-            if self._cancelled:
+            if self.interruption.is_wanted:
                 self._task.cancel()
             return loop.run_until_complete(self._task)
         except (KeyboardInterrupt, SystemExit):
@@ -101,8 +123,8 @@ class _Drive(Generic[T]):
             self._close(loop)
 
     def cancel(self) -> None:
-        """Cancel the coroutine, from any thread."""
-        self._cancelled = True
+        """Cancel the coroutine, from any thread: where it waits, or before its next node."""
+        self.interruption.is_wanted = True
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
                 self._loop.call_soon_threadsafe(self._cancel)
@@ -120,7 +142,6 @@ class _Drive(Generic[T]):
         self.cancel()
 
     def _close(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(None)
         if not self._was_torn and LOOPS.give_back(loop):
             return
         # Whoever has been cancelled before has had its time, and it must not be given twice.
@@ -157,7 +178,7 @@ def _in_plain_function(frame: FrameType | None) -> bool:
     return False
 
 
-def _on_a_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def _on_a_thread(make: Callable[[Interruption | None], Coroutine[Any, Any, T]]) -> T:
     """Run on a thread of its own, in the caller's context; the caller's loop stands still meanwhile, as it asked for."""
     result: concurrent.futures.Future[T] = concurrent.futures.Future()
     context = contextvars.copy_context()
@@ -166,14 +187,14 @@ def _on_a_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     def work() -> None:
         try:
             drives.append(_Drive(make))
-            result.set_result(context.run(drives[0].run))
+            result.set_result(context.run(drives[0].run, None))
         except BaseException as error:  # noqa: BLE001 - it is raised again where it belongs
             result.set_exception(error)
 
     thread = threading.Thread(target=work, name="configurable-agents-run", daemon=True)
     thread.start()
     try:
-        return _result(result, asyncio.current_task())
+        return _result(result, asyncio.current_task() if is_in_a_loop() else None)
     except (KeyboardInterrupt, asyncio.CancelledError):
         for begun in drives:
             begun.cancel()

@@ -26,7 +26,7 @@ from configurable_agents.core.graph import (
 )
 from configurable_agents.core.node_executor import NodeExecutor, Outcome, Visit
 from configurable_agents.core.nodes import CompiledNode, Item
-from configurable_agents.core.waiting import cancel_all, in_a_loop
+from configurable_agents.core.waiting import Interruption, cancel_all, in_a_loop
 from configurable_agents.deltas import Delta, fold_state
 from configurable_agents.errors import ExecutionLimitError
 
@@ -57,16 +57,17 @@ class Engine:
     """One run of a plan.
 
     Args:
-        exclusive: The event loop is ours alone, so a plain function may block it when no other node is live.
+        inline: Given where this thread is the run's alone, so that a plain function may block it when no other node is live.
+            Looked at before each node.
     """
 
     def __init__(
-        self, plan: Plan, nodes: Mapping[str, CompiledNode], executor: NodeExecutor, *, exclusive: bool
+        self, plan: Plan, nodes: Mapping[str, CompiledNode], executor: NodeExecutor, *, inline: Interruption | None
     ) -> None:
         self._plan = plan
         self._nodes = nodes
         self._executor = executor
-        self._exclusive = exclusive
+        self._inline = inline
         self._limits = plan.config.config.execution
         self._slots = asyncio.Semaphore(self._limits.max_concurrency)
         self._seq = 0
@@ -85,6 +86,8 @@ class Engine:
         try:
             self._enter(state)
             while self._waiting or self._running:
+                if self._inline is not None and self._inline.is_wanted:
+                    raise asyncio.CancelledError
                 if len(self._waiting) == 1 and not self._running:
                     # One token and nothing else live: it waits for nobody, and needs no task, no slot and no carrying of
                     # errors.
@@ -130,7 +133,7 @@ class Engine:
     async def _execute(self, token: Token, *, alone: bool = False) -> list[Token]:
         if token.items is not None:
             return await self._map(token, token.items)
-        visit = self._visit(token, alone=alone and self._exclusive)
+        visit = self._visit(token, alone=alone and self._inline is not None)
         outcome = await (self._executor.execute(visit) if alone else self._in_turn(visit))
         return self._leave(token, outcome)
 

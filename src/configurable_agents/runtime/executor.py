@@ -56,7 +56,7 @@ def run_workflow(
         ship_to_host=ship_to_host,
         traceparent=traceparent,
     )
-    return drive(lambda inline: run(ready, exclusive=inline))
+    return drive(lambda inline: run(ready, inline=inline))
 
 
 async def arun_workflow(
@@ -116,7 +116,7 @@ async def arun_workflow(
         ship_to_host=ship_to_host,
         traceparent=traceparent,
     )
-    return await run(ready, exclusive=False)
+    return await run(ready, inline=None)
 
 
 def run_workflow_from_config(

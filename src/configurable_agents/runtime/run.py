@@ -22,7 +22,7 @@ from configurable_agents.core.functions import Function, FunctionPool
 from configurable_agents.core.node_executor import NodeExecutor
 from configurable_agents.core.secrets import masker
 from configurable_agents.core.spans import Recorder, describe, end_span, record_failure
-from configurable_agents.core.waiting import in_a_loop, within
+from configurable_agents.core.waiting import Interruption, in_a_loop, within
 from configurable_agents.errors import NodeExecutionError, RunTimeoutError, WorkflowExecutionError
 from configurable_agents.llm.base import ChatModel
 from configurable_agents.observability.destinations import Destination
@@ -66,11 +66,11 @@ class Ready:
     """Where it was called, with the span that it belongs below."""
 
 
-async def run(ready: Ready, *, exclusive: bool) -> RunResult:
+async def run(ready: Ready, *, inline: Interruption | None) -> RunResult:
     """Run once.
 
     Args:
-        exclusive: Whether this thread is the run's alone, so that a plain function may be called on it.
+        inline: Given where this thread is the run's alone, so that a plain function may be called on it.
     """
     storage = ready.config.storage
     if storage is not None and storage.required:
@@ -79,7 +79,7 @@ async def run(ready: Ready, *, exclusive: bool) -> RunResult:
         store = await asyncio.to_thread(open_store, ready.store, storage, ready.environ)
     else:
         store = open_store(ready.store, storage, ready.environ)
-    return await _Run(ready, store).run(exclusive=exclusive and ready.timeout_seconds is None)
+    return await _Run(ready, store).run(inline=inline if ready.timeout_seconds is None else None)
 
 
 class _Run:
@@ -101,7 +101,7 @@ class _Run:
         self._captures = self._route.leads_somewhere and (storage is None or storage.capture_content)
         self._started = time.perf_counter()
 
-    async def run(self, *, exclusive: bool) -> RunResult:
+    async def run(self, *, inline: Interruption | None) -> RunResult:
         """Run to the end, whatever that is, and leave a finished span behind."""
         name = f"invoke_workflow {self._workflow.name}"
         tracer = RunTracer(self._route)
@@ -111,7 +111,7 @@ class _Run:
         end: dict[str, AttributeValue] = {}
         outcome: Final | RunError
         try:
-            outcome = final = await self._drive(executor, exclusive=exclusive)
+            outcome = final = await self._drive(executor, inline)
             end = {semconv.STATUS: Status.COMPLETED.value, semconv.READS_FROM: final.heads}
         except RunError as failure:
             outcome = failure
@@ -124,13 +124,13 @@ class _Run:
             otel_context.detach(token)
             executor.abandon()
             self._end(span, executor, end)
-        await self._committed(END_SECONDS, exclusive=exclusive)
+        await self._committed(END_SECONDS, exclusive=inline is not None)
         if isinstance(outcome, RunError):
             # Not where it was caught: Python would put the carrier in place of the error's own context.
             self._raise(outcome)
         return self._result(tracer.trace_id, executor, outcome)
 
-    async def _drive(self, executor: NodeExecutor, *, exclusive: bool) -> Final:
+    async def _drive(self, executor: NodeExecutor, inline: Interruption | None) -> Final:
         seconds = self._ready.timeout_seconds
         try:
             if self._store is not None and self._store.open_seconds:
@@ -140,19 +140,21 @@ class _Run:
             if self._telemetry.senders:
                 await in_a_loop()
                 await self._telemetry.loaded()
-            body = self._body(executor, exclusive=exclusive)
             if seconds is None:
-                return await body
+                return await self._body(executor, inline)
+            await in_a_loop()
             late = RunTimeoutError(f"the run took longer than its timeout of {seconds:g} s")
-            final: Final = await within(seconds, body, error=late, grace_seconds=CANCEL_SECONDS + 0.05)
+            final: Final = await within(
+                seconds, self._body(executor, inline), error=late, grace_seconds=CANCEL_SECONDS + 0.05
+            )
         except RunError:
             raise
         except BaseException as error:
             raise RunError(error) from error
         return final
 
-    def _body(self, executor: NodeExecutor, *, exclusive: bool) -> Coroutine[Any, Any, Final]:
-        engine = Engine(self._workflow.plan, self._workflow.nodes, executor, exclusive=exclusive)
+    def _body(self, executor: NodeExecutor, inline: Interruption | None) -> Coroutine[Any, Any, Final]:
+        engine = Engine(self._workflow.plan, self._workflow.nodes, executor, inline=inline)
         given, defaults = self._ready.given, self._ready.defaults
         # In the order of the fields, whether given or not: it is the order in which people see them.
         return engine.run(
