@@ -554,14 +554,78 @@ def test_a_file_that_somebody_else_writes_is_left_to_the_writers_thread(tmp_path
         assert backend.runs.get("last") == run_record()
 
 
-def test_the_log_of_a_file_does_not_grow_with_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [1, 16])
+def test_the_log_of_a_file_does_not_grow_with_the_runs(
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody who commits a run's end brings the log into the file: that waits for the disk."""
     monkeypatch.setattr("configurable_agents.storage.writer.TEND_BYTES", 400_000)
     workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+    deadline = time.monotonic() + SECONDS
+
+    def has_begun_anew() -> int:
+        """Give how often the log was all in the file, so that it began anew (https://sqlite.org/fileformat2.html#walformat)."""
+        return int.from_bytes((tmp_path / "runs.db-wal").read_bytes()[12:16])
+
     with closing(create_storage_backend(tmp_path / "runs.db")) as backend:
-        for _ in range(400):
+
+        async def run_after_run() -> None:
+            while has_begun_anew() < 5 and time.monotonic() < deadline:
+                await arun_workflow(workflow, functions={"a": lambda: 1}, store=backend)
+
+        async def all_of_them() -> None:
+            await asyncio.gather(*(run_after_run() for _ in range(at_once)))
+
+        asyncio.run(all_of_them())
+        assert has_begun_anew() >= 5
+
+
+def test_no_run_waits_for_what_is_done_before_the_store_is_tended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk takes its time to have SQLite's log, and runs may go on ending meanwhile."""
+    monkeypatch.setattr("configurable_agents.storage.writer.TEND_BYTES", 1)
+    workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+    prepares, tends, is_prepared = threading.Event(), threading.Event(), threading.Event()
+
+    def prepare() -> None:
+        prepares.set()
+        assert is_prepared.wait(SECONDS)
+
+    backend = create_storage_backend(tmp_path / "runs.db")
+    backend.prepare_tending = prepare  # type: ignore[method-assign]  # for this one object
+    backend.tend = tends.set  # type: ignore[method-assign]
+    with closing(backend):
+        run_workflow(workflow, functions={"a": lambda: 1}, store=backend)
+        assert prepares.wait(SECONDS)
+        for _ in range(3):
+            assert not run_workflow(workflow, functions={"a": lambda: 1}, store=backend).degraded
+        assert not tends.is_set()
+        is_prepared.set()
+        assert tends.wait(SECONDS)
+
+
+def test_a_run_that_ends_while_the_store_is_tended_is_committed_right_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's log is brought into the file while nobody writes; a fault of that is no run's."""
+    monkeypatch.setattr("configurable_agents.storage.writer.TEND_BYTES", 1)
+    workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+    tends = threading.Event()
+
+    def tend() -> None:
+        tends.set()
+        time.sleep(0.05)
+        raise StorageError("for the test")
+
+    backend = create_storage_backend(tmp_path / "runs.db")
+    backend.tend = tend  # type: ignore[method-assign]  # for this one object
+    with closing(backend):
+        for _ in range(3):
             run_workflow(workflow, functions={"a": lambda: 1}, store=backend)
-        assert (tmp_path / "runs.db-wal").stat().st_size < 6_000_000, "it would be some 13 MB"
+            assert tends.wait(SECONDS)
+            tends.clear()
+            assert not run_workflow(workflow, functions={"a": lambda: 1}, store=backend).degraded
 
 
 def test_a_run_has_a_row_as_soon_as_one_of_its_nodes_has(gate: Gate, tmp_path: Path) -> None:

@@ -253,8 +253,11 @@ class StorageBackend(ABC):
         """
         return False
 
+    def prepare_tending(self) -> None:  # noqa: B027 - most need nothing
+        """Do beforehand what makes `tend` quick, while others may still write."""
+
     def tend(self) -> None:  # noqa: B027 - most need nothing
-        """Do what keeps the store fast and need not be done by each write; called now and then.
+        """Do what keeps the store fast and need not be done by each write; called now and then, while nobody else of the process writes.
 
         Raises:
             StorageError: The database did not do it.

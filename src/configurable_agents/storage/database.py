@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from configurable_agents.errors import StorageError
-from configurable_agents.storage.sqlite_driver import begin_writing, commit, on_driver, roll_back
+from configurable_agents.storage.sqlite_driver import begin_writing, checkpoint, commit, roll_back
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class Database:
         with translated(self.location), self._writer, GATE:
             connection, is_whole = self._taken(), False
             try:
-                on_driver(connection, "PRAGMA wal_checkpoint(PASSIVE)")
+                checkpoint(connection)
                 is_whole = True
             finally:
                 self._give_back(connection, is_whole=is_whole)

@@ -130,6 +130,19 @@ def use_write_ahead_log(engine: sa.Engine) -> None:
         on_driver(connection, "PRAGMA journal_mode = WAL")
 
 
+def sync_log(path: Path) -> None:
+    """Bring the write-ahead log of a file onto the disk, beside SQLite and without keeping anybody from writing.
+
+    To open and close the log frees no locks, which SQLite holds on the other two files.
+    """
+    with contextlib.suppress(OSError):  # there is none; or a system that syncs only what may be written
+        descriptor = os.open(f"{os.path.realpath(path)}-wal", os.O_RDONLY)
+        try:
+            getattr(os, "fdatasync", os.fsync)(descriptor)  # macOS has no `fdatasync`
+        finally:
+            os.close(descriptor)
+
+
 def _beginner(busy_timeout_seconds: float) -> Callable[[sa.Connection], None]:
     """Give what opens the transactions of an engine that SQLAlchemy begins."""
 

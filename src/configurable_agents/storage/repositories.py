@@ -23,6 +23,7 @@ from configurable_agents.storage.base import (
     StorageBackend,
 )
 from configurable_agents.storage.database import Database
+from configurable_agents.storage.engines import sync_log
 from configurable_agents.storage.models import execution_states, run_deliveries, spans, workflow_configs, workflow_runs
 from configurable_agents.storage.records import (
     AnyRecord,
@@ -243,6 +244,11 @@ class SqlAlchemyStorageBackend(StorageBackend):
             self.runs.mark_delivered(marks)
 
         return work
+
+    def prepare_tending(self) -> None:
+        """Bring SQLite's log onto the disk, which `tend` would have to wait for; most of its time is this."""
+        if self._file is not None:
+            sync_log(self._file)
 
     def tend(self) -> None:
         """Bring what SQLite's log holds into the file: not in a commit, since it waits for the disk."""

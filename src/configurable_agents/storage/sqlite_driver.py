@@ -12,8 +12,9 @@ from sqlalchemy import exc
 _ASK_MS: Final = 10
 """SQLite asks for the lock of another process ever more rarely, soon every 100 ms: one that writes group after group then
 hardly ever leaves it to the others. Within its first 10 ms it asks four times, and without the interpreter's lock."""
-_CHECKPOINT_PAGES: Final = 1000
-"""SQLite's own default: after so many pages in the log a commit brings them into the file."""
+_CHECKPOINT_PAGES: Final = 8192
+"""After so many pages in the log, 32 MB, a commit brings them into the file, for which runs may wait. Mostly it does not come
+to that: the writer tends the store before."""
 
 
 def on_driver(connection: sa.Connection, statement: str, values: Sequence[Any] = ()) -> list[Any]:
@@ -73,6 +74,18 @@ def roll_back(connection: sa.Connection) -> None:
         driver_of(connection).rollback()
     except sqlite3.Error as error:
         raise _as_sqlalchemy_says(error, "ROLLBACK") from error
+
+
+def checkpoint(connection: sa.Connection) -> None:
+    """Bring what the log holds into the file, as far as no reader needs it.
+
+    As a script, which gives the interpreter's lock away once: beside a busy thread it takes milliseconds to get it back, and a
+    statement that gives rows does so four times.
+    """
+    try:
+        driver_of(connection).executescript("PRAGMA wal_checkpoint(PASSIVE)")
+    except sqlite3.Error as error:
+        raise _as_sqlalchemy_says(error, "PRAGMA wal_checkpoint") from error
 
 
 def is_locked(error: BaseException | None) -> bool:

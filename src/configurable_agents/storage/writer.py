@@ -34,8 +34,9 @@ FEW_BYTES: Final = 1024 * 1024
 it is the few records of one run."""
 CROWDED_SECONDS: Final = 1.0
 """Where another process was found writing, this one gathers bigger groups for so long: they leave more room to the others."""
-TEND_BYTES: Final = 32 * 1024 * 1024
-"""When SQLite's log has grown by about so much, the store is tended."""
+TEND_BYTES: Final = 16 * 1024 * 1024
+"""When SQLite's log has grown by about so much, the store is tended. Runs that end just then wait: some 10 ms for so much, a
+disk that is slow apart. A tenth of it is new pages, the rest are the same ones again."""
 _COMMIT_BYTES: Final = 40_000
 """By which any commit makes the log grow. Its records stand in there about twice, with what shares their pages."""
 MOST_RECORDS: Final = 1024
@@ -110,6 +111,8 @@ class Writer:
         self._commit_seconds = 0.0
         self._committed_at = 0.0
         self._is_committing = False
+        self._is_next = False
+        """Whether the writer's thread waits to do so, so that nobody else begins."""
         self._committer: int | None = None
         """The thread of a run that commits its end itself."""
         self._is_asleep = False
@@ -216,6 +219,10 @@ class Writer:
         with self._lock:
             self._is_committing = False
             self._committer = None
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        with self._lock:
             told = [call for calls in self._watchers.values() for call in calls]
             self._watchers.clear()
             self._hurry = self._wants_all
@@ -226,7 +233,7 @@ class Writer:
 
     @property
     def _is_busy(self) -> bool:
-        if self._is_committing or self._away or self._late or self._is_replaced or self._closed:
+        if self._is_committing or self._is_next or self._away or self._late or self._is_replaced or self._closed:
             return True
         return time.monotonic() < self._crowded_until
 
@@ -357,6 +364,8 @@ class Writer:
                 self._wait_for_company()
             while self._is_committing:  # on the thread of a run that waits for it
                 self._changed.wait()
+            if self._is_tending_due and not (failures or self._hurry or self._closed):
+                return Group([], [])  # those who end commit it themselves, when this thread has tended
             group = self._backlog.group(MOST_RECORDS, MOST_BYTES, hurried=self._watchers, whole=self._wants_all)
             self._is_committing = bool(group) and not self._gave_up
             if self._is_committing or not (self._gave_up or self._closed or self._is_idle):
@@ -469,20 +478,35 @@ class Writer:
             write_or_isolate(backend, batch)  # what is refused was so before, and is counted
         self._is_replaced = False
 
+    @property
+    def _is_tending_due(self) -> bool:
+        return self._backend is not None and self._untended >= (1 if self._has_waited else TEND_BYTES)
+
     def _tend(self) -> None:
-        """Have the store tidy up, now and then: not where a run waits for its commit."""
+        """Have the store tidy up, now and then: runs that end meanwhile wait, so what takes long is done before."""
         with self._lock:
-            backend, is_due = self._backend, self._untended >= (1 if self._has_waited else TEND_BYTES)
-            if backend is None or not is_due or self._is_committing or self._watchers:
+            backend = self._backend
+            if backend is None or not self._is_tending_due:
                 return
             self._untended = 0
-            self._is_committing = True  # who ends meanwhile leaves its commit to this thread
+        try:
+            backend.prepare_tending()
+        except Exception:
+            logger.debug("it could not be prepared that the store is tended", exc_info=True)
+        with self._lock:
+            self._is_next = True  # else one run after the other would be faster than this thread
+            while self._is_committing:
+                self._changed.wait()
+            self._is_next = False
+            self._is_committing = True
         try:
             backend.tend()
         except Exception:
             logger.debug("the store could not be tended", exc_info=True)
         finally:
-            self._is_done()
+            # At once: a run that ends just now need not wait until this thread, beside a busy loop, has the lock again.
+            self._is_committing = False
+            self._tell_all()
 
     def _committed(self, group: Group, lost: Sequence[str | None]) -> None:
         self._committed_at = time.monotonic()
