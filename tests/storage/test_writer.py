@@ -27,7 +27,9 @@ from configurable_agents import RunResult, arun_workflow, run_workflow
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.backlog import MEMORY_BYTES
 from configurable_agents.storage.base import StorageBackend
+from configurable_agents.storage.codec import OpenSpan, decode_record
 from configurable_agents.storage.factory import create_storage_backend
+from configurable_agents.storage.journal import SEGMENT_BYTES, frames
 from configurable_agents.storage.records import AnyRecord, DeliveryRecord, ExecutionStateRecord
 from configurable_agents.storage.writer import Writer
 
@@ -148,6 +150,20 @@ def test_when_one_journal_takes_no_more_another_one_goes_on_and_nothing_is_lost(
         gate.open.clear()
         writer.write([node_record(100)])
         assert sum(path.stat().st_size for path in second.iterdir()) > 0
+
+
+def test_each_segment_of_the_journal_knows_of_all_that_goes_on(gate: Gate, tmp_path: Path) -> None:
+    """Of a process that dies later, the segments before may have gone by then."""
+    running = [run_record(number, status="running") for number in range(1, 1001)]
+    with writing(gate, tmp_path / "journal") as writer:
+        writer.write(running)
+        assert writer.flush(SECONDS)
+        for seq in (1, 2):
+            writer.write([node_record(seq, outputs={"x": "x" * SEGMENT_BYTES})])
+            assert writer.flush(SECONDS)
+        (left,) = (tmp_path / "journal").iterdir()
+        noted = [decode_record(frame.payload) for frame in frames(left.read_bytes())]
+        assert {one.span_id for one in noted if isinstance(one, OpenSpan)} == {run.span_id for run in running}
 
 
 def test_what_has_waited_comes_in_few_groups_and_without_starts_that_have_ended(gate: Gate, tmp_path: Path) -> None:
