@@ -30,7 +30,7 @@ from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import OpenSpan, decode_record
 from configurable_agents.storage.factory import create_storage_backend
 from configurable_agents.storage.journal import SEGMENT_BYTES, frames
-from configurable_agents.storage.records import AnyRecord, DeliveryRecord, ExecutionStateRecord
+from configurable_agents.storage.records import AnyRecord, DeliveryRecord, ExecutionStateRecord, WorkflowRunRecord
 from configurable_agents.storage.writer import Writer
 
 SECONDS = 10.0
@@ -555,6 +555,39 @@ def test_a_run_that_ends_is_committed_on_its_own_thread(gate: Gate, tmp_path: Pa
         for _ in range(3):
             assert not run_workflow(workflow, functions={"a": lambda: 1}, store=backend).degraded
     assert committed_on == [threading.current_thread().name] * 3
+
+
+def test_runs_of_one_loop_that_end_together_are_committed_together(tmp_path: Path) -> None:
+    """A commit for each of a thousand would take longer than the rest of what keeping them takes."""
+    ends: list[int] = []
+    backend = create_storage_backend(tmp_path / "runs.db")
+    write = backend.write
+
+    def noting(records: Sequence[AnyRecord]) -> None:
+        write(records)
+        ends.append(sum(isinstance(each, WorkflowRunRecord) and each.status == "completed" for each in records))
+
+    backend.write = noting  # type: ignore[method-assign]  # for this one object
+    workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+
+    async def together(runs: int) -> list[RunResult]:
+        all_go_on = asyncio.Barrier(runs)
+
+        async def meet() -> int:
+            await all_go_on.wait()
+            return 1
+
+        return await asyncio.gather(
+            *(arun_workflow(workflow, functions={"a": meet}, store=backend) for _ in range(runs))
+        )
+
+    with closing(backend):
+        asyncio.run(together(1))
+        ends.clear()
+        assert not any(result.degraded for result in asyncio.run(together(100)))
+        commits = [number for number in ends if number]
+        assert sum(commits) == 100
+        assert len(commits) < 20
 
 
 def test_a_file_that_somebody_else_writes_is_left_to_the_writers_thread(tmp_path: Path) -> None:

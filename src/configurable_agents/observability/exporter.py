@@ -80,6 +80,11 @@ class StoreSpanExporter(SpanExporter):
         """Commit some of what waits, if that can be done at once, without waiting for others; say whether it was."""
         return self._writer is not None and self._writer.commit_here()
 
+    @property
+    def expects_company(self) -> bool:
+        """Whether little waits to be committed, and other runs go on, of which some may end in a moment."""
+        return self._writer is not None and self._writer.expects_company
+
     def waits_for(self, run_id: str) -> bool:
         """Say whether a record of this run is not committed yet, and will be."""
         return self._writer is not None and self._writer.waits_for(run_id)

@@ -210,22 +210,29 @@ class _Run:
             self._store.exporter.commit(self._run_id, seconds)
             return
         await in_a_loop()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._waited(self._store.exporter)
-        except TimeoutError:
-            self._store.exporter.stop_waiting()
-
-    async def _waited(self, exporter: StoreSpanExporter) -> None:
+        exporter = self._store.exporter
+        if exporter.expects_company:
+            await asyncio.sleep(0)  # others that end in this round of the loop: one of them commits for all
         loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
         while exporter.waits_for(self._run_id):
             if exporter.commit_here():
                 await asyncio.sleep(0)  # a little at a time, so that the loop is not held up
-                continue
-            tried = asyncio.Event()
-            if exporter.when_tried(self._run_id, functools.partial(_tell, loop, tried)):
+            elif await self._tried(exporter, loop, deadline):
                 return
-            await tried.wait()
+
+    async def _tried(self, exporter: StoreSpanExporter, loop: asyncio.AbstractEventLoop, deadline: float) -> bool:
+        """Wait until the writer's thread has tried; say whether there is nothing more to wait for."""
+        tried = asyncio.Event()
+        if exporter.when_tried(self._run_id, functools.partial(_tell, loop, tried)):
+            return True
+        try:
+            async with asyncio.timeout_at(deadline):
+                await tried.wait()
+        except TimeoutError:
+            exporter.stop_waiting()
+            return True
+        return False
 
     def _raise(self, failure: RunError) -> NoReturn:
         error, visit = failure.error, failure.visit

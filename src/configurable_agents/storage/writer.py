@@ -32,6 +32,8 @@ ENOUGH_RECORDS: Final = 256
 FEW_BYTES: Final = 1024 * 1024
 """Of a group that a run commits itself: it takes some 10 ms, for which an event loop can be held up now and then. Mostly
 it is the few records of one run."""
+COMPANY_RECORDS: Final = 64
+"""As many are worth a commit; where less waits at the end of a run among others, the next ones to end join it."""
 CROWDED_SECONDS: Final = 1.0
 """Where another process was found writing, this one gathers bigger groups for so long: they leave more room to the others."""
 TEND_BYTES: Final = 16 * 1024 * 1024
@@ -177,6 +179,11 @@ class Writer:
         """Say whether something of a run is not committed yet, and will be."""
         with self._lock:
             return self._backlog.waits_for(run_id)
+
+    @property
+    def expects_company(self) -> bool:
+        """Whether little waits to be committed, and other runs go on, of which some may end in a moment."""
+        return bool(self._backlog.runs_that_go_on) and len(self._backlog) < COMPANY_RECORDS
 
     def commit_here(self) -> bool:
         """Commit what has waited longest on this thread, if nobody else is at it, and nothing has to be waited for.
