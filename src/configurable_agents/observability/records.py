@@ -15,6 +15,8 @@ from configurable_agents.observability.spans import PARENT_IS_REMOTE, RunSpan
 from configurable_agents.storage.attributes import json_text, kind_of, typed_record
 from configurable_agents.storage.records import NodeStart, Record, RunId, SpanRecord, WorkflowRunRecord
 
+_NODE: Final = semconv.Operation.EXECUTE_NODE.value
+
 
 def to_record(span: ReadableSpan) -> Record:
     """Make the record of a span: of a running one what is known so far."""
@@ -35,9 +37,6 @@ def to_kept(span: RunSpan) -> Record | NodeStart:
     if span.operation == _NODE and span.is_plain and span.is_recording():
         return NodeStart(span.fields, span.known_attributes)
     return to_record(span)
-
-
-_NODE: Final = semconv.Operation.EXECUTE_NODE.value
 
 
 def _other(span: ReadableSpan, values: dict[str, Any]) -> SpanRecord:

@@ -111,7 +111,7 @@ class Backlog:
         self._full_journals: list[Journal] = []
         """Journals that took no more; what stands in them is still needed until it is committed."""
         self._segment = 0
-        """The one of the journal that has the starts of all that goes on."""
+        """The segment of the journal in which all that goes on has been noted; 0 for none, as in a journal that has just begun."""
         self._queue: deque[Entry] = deque()
         self._bytes = 0
         self._of_run: dict[str, int] = {}
