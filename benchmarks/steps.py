@@ -34,7 +34,7 @@ from configurable_agents.semconv import GEN_AI_OPERATION_NAME, Operation
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import encode_record
 from configurable_agents.storage.journal import MARKER, Journal
-from configurable_agents.storage.records import ExecutionStateRecord
+from configurable_agents.storage.records import ExecutionStateRecord, NodeStart
 from configurable_agents.storage.writer import Writer
 
 ROUNDS = 60
@@ -119,6 +119,11 @@ def _record(capture: _Capture) -> ExecutionStateRecord:
     return record
 
 
+def _start(capture: _Capture, record: ExecutionStateRecord) -> NodeStart:
+    names = ("trace_id", "span_id", "parent_span_id", "name", "start_time_unix_nano", "trace_flags")
+    return NodeStart({name: getattr(record, name) for name in names}, capture.at_start)
+
+
 def _new_ids(record: ExecutionStateRecord) -> Iterator[ExecutionStateRecord]:
     """Give the record again and again, each time as another execution."""
     first = int(record.span_id, 16)
@@ -132,7 +137,7 @@ def _new_ids(record: ExecutionStateRecord) -> Iterator[ExecutionStateRecord]:
 def _steps(capture: _Capture, folder: Path, stack: contextlib.ExitStack) -> list[Step]:
     span, record = capture.ended, _record(capture)
     assert span is not None
-    payload = encode_record(record)
+    payload, start = encode_record(record), _start(capture, record)
     backend = stack.enter_context(contextlib.closing(create_storage_backend(folder / "writer.db")))
     writer = Writer(None, journals=[folder / "writer"], backend=backend)
     stack.callback(writer.close)
@@ -142,6 +147,7 @@ def _steps(capture: _Capture, folder: Path, stack: contextlib.ExitStack) -> list
     made = iter([next(records) for _ in range(20_000)])
     return [
         Step(SPAN, _bare_span(capture), times=200),
+        Step("note its start (encode_record)", lambda: encode_record(start), times=200),
         Step("make the record (to_record)", lambda: to_record(span), times=200),
         Step("encode it (encode_record)", lambda: encode_record(record), times=200),
         Step(APPEND, _bare_append(payload, folder / "bare", stack), times=200),
