@@ -89,7 +89,7 @@ class StoreSpanExporter(SpanExporter):
         """Say whether a record of this run is not committed yet, and will be."""
         return self._writer is not None and self._writer.waits_for(run_id)
 
-    def when_tried(self, run_id: str, call: Callable[[], None]) -> bool:
+    def when_tried(self, run_id: str, call: Callable[[], object]) -> bool:
         """Have what waits committed at once and be told when that was tried; True if there is nothing to wait for."""
         return self._writer is None or self._writer.when_tried(run_id, call)
 

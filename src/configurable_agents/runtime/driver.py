@@ -60,7 +60,7 @@ class _Drive(Generic[T]):
     def __init__(self, make: Callable[[Interruption | None], Coroutine[Any, Any, T]]) -> None:
         self._make = make
         self.interruption = Interruption()
-        self._interrupted = False
+        """Wanted by Ctrl-C on the main thread, on a thread of its own by whoever waits for it."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[T] | None = None
         self._was_torn = False
@@ -77,12 +77,14 @@ class _Drive(Generic[T]):
             try:
                 result = self._begin(inline)
             except asyncio.CancelledError:
-                if self._interrupted:
+                if self.interruption.is_wanted:
                     raise KeyboardInterrupt from None
                 raise
             finally:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-            if self._interrupted:  # too late for the run, which has been kept as completed; not for the program
+            if (
+                self.interruption.is_wanted
+            ):  # too late for the run, which has been kept as completed; not for the program
                 raise KeyboardInterrupt
             return result
         finally:
@@ -136,9 +138,8 @@ class _Drive(Generic[T]):
     def _on_sigint(self, _signal: int, frame: FrameType | None) -> None:
         # Inside asyncio's own code KeyboardInterrupt would leave the loop in pieces; inside a plain function it is right,
         # and nothing else would end it. The second Ctrl-C is for whoever does not let himself be cancelled.
-        if self._interrupted or _in_plain_function(frame):
+        if self.interruption.is_wanted or _in_plain_function(frame):
             raise KeyboardInterrupt
-        self._interrupted = True
         self.cancel()
 
     def _close(self, loop: asyncio.AbstractEventLoop) -> None:

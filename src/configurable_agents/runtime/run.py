@@ -224,7 +224,7 @@ class _Run:
     async def _tried(self, exporter: StoreSpanExporter, loop: asyncio.AbstractEventLoop, deadline: float) -> bool:
         """Wait until the writer's thread has tried; say whether there is nothing more to wait for."""
         tried = asyncio.Event()
-        if exporter.when_tried(self._run_id, functools.partial(_tell, loop, tried)):
+        if exporter.when_tried(self._run_id, functools.partial(loop.call_soon_threadsafe, tried.set)):
             return True
         try:
             async with asyncio.timeout_at(deadline):
@@ -272,8 +272,3 @@ class _Run:
             store=store.location if store else None,
             degraded=wanted and (store is None or store.exporter.lacks(self._run_id)),
         )
-
-
-def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    """Set an event of another thread's loop."""
-    loop.call_soon_threadsafe(event.set)

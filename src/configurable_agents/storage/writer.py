@@ -102,7 +102,7 @@ class Writer:
         self._work = threading.Condition(self._lock)
         """What the thread waits for; `_changed` is what others wait for."""
         self._backlog = Backlog(self._journals, power=self._power)
-        self._watchers: dict[str, list[Callable[[], None]]] = {}
+        self._watchers: dict[str, list[Callable[[], object]]] = {}
         self._hurry = False
         self._wants_all = False
         self._away = False
@@ -244,7 +244,7 @@ class Writer:
             return True
         return time.monotonic() < self._crowded_until
 
-    def when_tried(self, run_id: str, call: Callable[[], None]) -> bool:
+    def when_tried(self, run_id: str, call: Callable[[], object]) -> bool:
         """Have the thread commit what waits at once, and be called when it has tried: then look again.
 
         Returns:
@@ -264,9 +264,8 @@ class Writer:
         with self._lock:
             while not self._backlog.is_said:
                 left = deadline - time.monotonic()
-                if (
-                    left <= 0 or self._committer == threading.get_ident()
-                ):  # a signal's handler, amid a commit of this thread
+                is_amid_a_commit = self._committer == threading.get_ident()  # of this thread: a signal's handler asks
+                if left <= 0 or is_amid_a_commit:
                     return False
                 self._hurry = self._wants_all = True
                 self._keep_a_thread()
@@ -317,9 +316,8 @@ class Writer:
 
     def _drain(self, deadline: float) -> None:
         with self._lock:
-            while (
-                self._is_committing and time.monotonic() < deadline
-            ):  # a run that ends only now, on a thread of its own
+            # For a run that ends only now, on a thread of its own.
+            while self._is_committing and time.monotonic() < deadline:
                 self._changed.wait(_EXIT_SLICE_SECONDS)
         while self._backlog:
             group = self._backlog.group(MOST_RECORDS, MOST_BYTES)
@@ -567,7 +565,7 @@ class Writer:
         self._begin()
 
 
-def _tell(calls: Sequence[Callable[[], None]]) -> None:
+def _tell(calls: Sequence[Callable[[], object]]) -> None:
     for call in calls:
         with contextlib.suppress(RuntimeError):  # its event loop has closed meanwhile
             call()
