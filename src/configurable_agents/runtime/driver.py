@@ -82,10 +82,8 @@ class _Drive(Generic[T]):
                 raise
             finally:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-            if (
-                self.interruption.is_wanted
-            ):  # too late for the run, which has been kept as completed; not for the program
-                raise KeyboardInterrupt
+            if self.interruption.is_wanted:
+                raise KeyboardInterrupt  # too late for the run, which has been kept as completed; not for the program
             return result
         finally:
             _HERE.is_driving = False
