@@ -387,6 +387,7 @@ print({os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}
 """
 
 
+@pytest.mark.alone  # its children have two seconds each at their end, for a store that nine processes open at once
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_child_that_was_forked_while_the_store_was_being_opened_can_open_it_too(tmp_path: Path) -> None:
     """What is half loaded at the fork stays half loaded in the child for ever."""
