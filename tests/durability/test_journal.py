@@ -34,8 +34,7 @@ def appended(directory: Path, records: list[bytes]) -> tuple[bytes, list[int]]:
     journal = Journal(directory)
     try:
         ends = [
-            position.offset + FRAME_BYTES + position.length
-            for position in (journal.append(data)[0] for data in records)
+            position.offset + FRAME_BYTES + position.length for position in (journal.append(data) for data in records)
         ]
         (path,) = segments(directory)
         return path.read_bytes(), ends
@@ -132,7 +131,7 @@ def test_a_segment_that_cannot_even_get_its_header_leaves_no_file_behind(tmp_pat
 
 def test_segments_are_closed_when_they_are_long_and_removed_when_nobody_needs_them(tmp_path: Path) -> None:
     journal = Journal(tmp_path, segment_bytes=200)
-    positions = [journal.append(b"x" * 50)[0] for _ in range(12)]
+    positions = [journal.append(b"x" * 50) for _ in range(12)]
     assert len(segments(tmp_path)) == positions[-1].segment > 3
     assert {journal.read(position) for position in positions} == {b"x" * 50}
     journal.forget_before(*journal.end)
@@ -143,7 +142,7 @@ def test_segments_are_closed_when_they_are_long_and_removed_when_nobody_needs_th
 
 def test_a_record_longer_than_a_segment_has_one_of_its_own(tmp_path: Path) -> None:
     journal = Journal(tmp_path, segment_bytes=200)
-    positions = [journal.append(data)[0] for data in (b"a", b"b" * 1000, b"c")]
+    positions = [journal.append(data) for data in (b"a", b"b" * 1000, b"c")]
     assert [journal.read(position) for position in positions] == [b"a", b"b" * 1000, b"c"]
     journal.close(remove=True)
 

@@ -27,7 +27,7 @@ from configurable_agents import RunResult, arun_workflow, run_workflow
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.backlog import MEMORY_BYTES
 from configurable_agents.storage.base import StorageBackend
-from configurable_agents.storage.codec import OpenSpan, decode_record
+from configurable_agents.storage.codec import OpenSpan, decode_record, split
 from configurable_agents.storage.factory import create_storage_backend
 from configurable_agents.storage.journal import SEGMENT_BYTES, frames
 from configurable_agents.storage.records import AnyRecord, DeliveryRecord, ExecutionStateRecord, WorkflowRunRecord
@@ -162,7 +162,7 @@ def test_each_segment_of_the_journal_knows_of_all_that_goes_on(gate: Gate, tmp_p
             writer.write([node_record(seq, outputs={"x": "x" * SEGMENT_BYTES})])
             assert writer.flush(SECONDS)
         (left,) = (tmp_path / "journal").iterdir()
-        noted = [decode_record(frame.payload) for frame in frames(left.read_bytes())]
+        noted = [decode_record(line) for frame in frames(left.read_bytes()) for line in split(frame.payload)]
         assert {one.span_id for one in noted if isinstance(one, OpenSpan)} == {run.span_id for run in running}
 
 

@@ -1,5 +1,7 @@
 """What waits for the database: records in the order in which they came, all in the journal, the first of them in memory too.
 
+What has been written at once stays together: it stands in one place of the journal, and is committed by one group.
+
 The start of a run or node execution waits apart: mostly its end comes soon, says everything, and makes it superfluous.
 
 Nothing here locks: the writer does, around each call that is not about a group taken before.
@@ -15,11 +17,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from configurable_agents.semconv import Status
 from configurable_agents.storage.attributes import started_node
-from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
+from configurable_agents.storage.codec import OpenSpan, decode_record, encode_records, split
 from configurable_agents.storage.journal import Journal, JournalError, Position
 from configurable_agents.storage.records import (
     AnyRecord,
@@ -45,38 +47,46 @@ _NOTES: Final = 128
 _NOWHERE: Final = Position(0, 0, 0)
 _RUNNING: Final = Status.RUNNING.value
 _RUN, _NODE = "run", "node"
-_OPEN_KINDS: Final[dict[type, str]] = {WorkflowRunRecord: _RUN, ExecutionStateRecord: _NODE}
-"""Whose starts are noted, so that their end by death is known."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """A record on its way."""
+    """What was written at once, and is on its way."""
 
-    record: AnyRecord | None
-    """None where only the journal has it."""
+    records: list[AnyRecord] | None
+    """Those that are to be committed, the starts of what went on left out; None where only the journal has them."""
+    run_ids: list[str | None]
+    """Of each, the run that lacks something without it; None for a mark, which is no part of its run."""
     journal: Journal | None
-    """None where only the memory has it."""
+    """None where only the memory has them."""
     position: Position
-    """Where it stands in the journal."""
+    """Where they stand in the journal."""
     size: int
+    since: float
+    """When they came, on the monotonic clock."""
+
+
+class Open(NamedTuple):
+    """A run or node execution that goes on."""
+
+    kind: str
+    trace_id: str
     run_id: str | None
-    """The run that lacks something without it; None for a mark, which is no part of its run."""
 
 
 @dataclass(slots=True)
 class Start:
-    """A run or node execution that goes on."""
+    """Its start, in the group that writes its row."""
 
-    kind: str
     span_id: str
-    trace_id: str
-    run_id: str | None
-    journal: Journal | None
-    position: Position
-    """Where its start stands in the journal."""
-    since: float
-    """On the monotonic clock."""
+    open: Open
+    entry: Entry
+    """With which it came."""
+
+    @property
+    def run_ids(self) -> list[str | None]:
+        """The run that lacks something without it."""
+        return [self.open.run_id]
 
 
 @dataclass(slots=True)
@@ -85,6 +95,8 @@ class Group:
 
     entries: list[Entry]
     starts: list[Start]
+    count: int = 0
+    """Records in the entries."""
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.starts)
@@ -113,15 +125,17 @@ class Backlog:
         self._segment = 0
         """The segment of the journal in which all that goes on has been noted; 0 for none, as in a journal that has just begun."""
         self._queue: deque[Entry] = deque()
+        self._count = 0
         self._bytes = 0
-        self._of_run: dict[str, int] = {}
+        self._of_run: dict[str | None, int] = {}
+        """How many records of each run wait."""
         self._dropped_runs: set[str] = set()
-        self._open: dict[str, Start] = {}
+        self._open: dict[str, Open] = {}
         """What goes on, by span id."""
-        self._unsaid: dict[str, Start] = {}
-        """That of it which the database has no row of, and only the journal knows; the oldest first."""
-        self._unsaid_runs: dict[str | None, Start] = {}
-        """The runs among them, by run id."""
+        self._unsaid: dict[str, Entry] = {}
+        """That of it which the database has no row of, and only the journal knows, with what it came; the oldest first."""
+        self._unsaid_runs: dict[str | None, str] = {}
+        """The runs among them: run id to span id."""
         self.runs_that_go_on = 0
         """How many have begun and not ended."""
         self.gone = 0
@@ -132,7 +146,8 @@ class Backlog:
         """Why the last journal that was tried took nothing."""
 
     def __len__(self) -> int:
-        return len(self._queue)
+        """Give how many records wait."""
+        return self._count
 
     @property
     def directory(self) -> Path | None:
@@ -147,7 +162,7 @@ class Backlog:
     @property
     def open_runs(self) -> list[SpanKey]:
         """The runs that go on."""
-        return [SpanKey(start.span_id, start.trace_id) for start in self._open.values() if start.kind == _RUN]
+        return [SpanKey(span_id, one.trace_id) for span_id, one in self._open.items() if one.kind is _RUN]
 
     @property
     def is_whole(self) -> bool:
@@ -164,9 +179,9 @@ class Backlog:
         """Whether something has gone on for so long that the database is to say so."""
         return next(self._due(), None) is not None
 
-    def _due(self) -> Iterator[Start]:
+    def _due(self) -> Iterator[str]:
         due_since = time.monotonic() - START_SECONDS
-        return takewhile(lambda start: start.since <= due_since, self._unsaid.values())
+        return (span_id for span_id, _ in takewhile(lambda item: item[1].since <= due_since, self._unsaid.items()))
 
     def waits_for(self, run_id: str) -> bool:
         """Say whether a record of this run waits."""
@@ -178,79 +193,87 @@ class Backlog:
 
     # --- records come --------------------------------------------------------------------------------------------------
 
-    def append(self, records: Sequence[AnyRecord | NodeStart], payloads: Sequence[bytes]) -> None:
-        """Take records, and with them their bytes for the journal."""
-        positions = self._journaled(payloads)
+    def append(self, records: Sequence[AnyRecord | NodeStart], payload: bytes) -> None:
+        """Take what is written at once: records, and the bytes of all of them for the journal."""
+        position = self._journaled(payload)
         journal = self.journal
-        limit = MEMORY_BYTES_WITHOUT_JOURNAL if journal is None else MEMORY_BYTES
-        for given, payload, position in zip(records, payloads, positions):  # noqa: B905 - `strict` takes longer than the zip
-            if isinstance(given, NodeStart):
+        kept: list[AnyRecord] = []
+        run_ids: list[str | None] = []
+        entry = Entry(kept, run_ids, journal, position, len(payload), time.monotonic())
+        for given in records:
+            kind = type(given)
+            if kind is NodeStart:
                 if journal is not None:
-                    span = given.span
-                    self._begin(_NODE, span["span_id"], span["trace_id"], given.run_id, journal, position)
+                    span = given.span  # type: ignore[union-attr]  # that is its type
+                    self._begin(span["span_id"], Open(_NODE, span["trace_id"], given.run_id), entry)
                     continue
-                record: AnyRecord = started_node(*given)
+                record: Any = started_node(*given)  # type: ignore[misc]
+                kind = ExecutionStateRecord
             else:
                 record = given
-            kind = _OPEN_KINDS.get(type(record))
-            if kind is not None:
-                if record.status == _RUNNING:  # type: ignore[union-attr]  # a run or node has a status
-                    self._begin(kind, record.span_id, record.trace_id, record.run_id, journal, position)  # type: ignore[union-attr]
+            if kind is ExecutionStateRecord or kind is WorkflowRunRecord:
+                if record.status == _RUNNING:
+                    opened = Open(_NODE if kind is ExecutionStateRecord else _RUN, record.trace_id, record.run_id)
+                    self._begin(record.span_id, opened, entry)
                     if journal is not None:
                         continue
-                else:
-                    self._end(kind, record)
-            run_id, size = record.run_id if kind is not None else run_of(record), len(payload)
-            keep = self._bytes + size <= limit
-            if keep:
-                self._bytes += size
-            elif journal is None:
-                self.lose([run_id])
-                continue
-            self._queue.append(Entry(record if keep else None, journal, position, size, run_id))
-            if run_id is not None:
-                self._of_run[run_id] = self._of_run.get(run_id, 0) + 1
+                elif record.span_id in self._open:
+                    self._end(record.span_id)
+            kept.append(record)
+            run_ids.append(run_of(record))
+        if kept:
+            self._enqueue(entry)
 
-    def _begin(
-        self, kind: str, span_id: str, trace_id: str, run_id: str | None, journal: Journal | None, position: Position
-    ) -> None:
-        start = Start(kind, span_id, trace_id, run_id, journal, position, time.monotonic())
-        if kind is _RUN:
+    def _begin(self, span_id: str, opened: Open, entry: Entry) -> None:
+        if opened.kind is _RUN:
             self.runs_that_go_on += span_id not in self._open
-        self._open[span_id] = start
-        if journal is not None:
-            self._unsaid[span_id] = start
-            if kind is _RUN:
-                self._unsaid_runs[run_id] = start
+        self._open[span_id] = opened
+        if entry.journal is not None:
+            self._unsaid[span_id] = entry
+            if opened.kind is _RUN:
+                self._unsaid_runs[opened.run_id] = span_id
 
-    def _end(self, kind: str, record: Any) -> None:
-        span_id = record.span_id
-        if self._open.pop(span_id, None) is None:
-            return
+    def _end(self, span_id: str) -> None:
+        opened = self._open.pop(span_id)
         self._unsaid.pop(span_id, None)
-        if kind is _RUN:
+        if opened.kind is _RUN:
             self.runs_that_go_on -= 1
-            self._unsaid_runs.pop(record.run_id, None)
+            self._unsaid_runs.pop(opened.run_id, None)
 
-    def _journaled(self, payloads: Sequence[bytes]) -> Sequence[Position]:
+    def _enqueue(self, entry: Entry) -> None:
+        size = entry.size
+        if self._bytes + size <= (MEMORY_BYTES if entry.journal is not None else MEMORY_BYTES_WITHOUT_JOURNAL):
+            self._bytes += size
+        elif entry.journal is None:
+            self.lose(entry.run_ids)
+            return
+        else:
+            entry.records = None
+        self._queue.append(entry)
+        of_run = self._of_run
+        for run_id in entry.run_ids:
+            self._count += 1
+            of_run[run_id] = of_run.get(run_id, 0) + 1
+
+    def _journaled(self, payload: bytes) -> Position:
         """Append to the journal, to the next one if need be; in the end there is none."""
         while journal := self.journal or self._next_journal():
             self.journal = journal
             try:
-                positions = journal.append(*payloads)
+                position = journal.append(payload)
                 if self._segment != journal.segment:
                     self._segment = journal.segment
                     # So that their end by death is seen in this segment too.
-                    left = iter(self._open.values())
-                    while some := [encode_record(_noted(start)) for start in islice(left, _NOTES)]:
-                        journal.append(*some)
+                    left = iter(self._open.items())
+                    while some := [OpenSpan(one.kind, span_id, one.trace_id) for span_id, one in islice(left, _NOTES)]:
+                        journal.append(encode_records(some))
             except JournalError as error:
                 self.no_journal = error
                 self._full_journals.append(journal)
                 self.journal, self._segment = None, 0
             else:
-                return positions
-        return [_NOWHERE] * len(payloads)
+                return position
+        return _NOWHERE
 
     def _next_journal(self) -> Journal | None:
         """Begin a journal in the first directory that is left and can be written."""
@@ -267,59 +290,60 @@ class Backlog:
     # --- records go ----------------------------------------------------------------------------------------------------
 
     def group(self, count: int, size: int, *, hurried: Collection[str] = (), whole: bool = False) -> Group:
-        """Give the first entries, so many and so many bytes at most, but one; they stay until they are taken out.
+        """Give the first entries, so many records and so many bytes at most, but one; they stay until they are taken out.
 
         Args:
             hurried: Runs that somebody waits for, of which a row is wanted at once.
             whole: Have a row made of everything that goes on.
         """
-        entries: list[Entry] = []
-        for entry in islice(self._queue, count):
+        group = Group([], [])
+        for entry in self._queue:
             size -= entry.size
-            if size < 0 and entries:
+            if group.entries and (size < 0 or group.count + len(entry.run_ids) > count):
                 break
-            entries.append(entry)
+            group.entries.append(entry)
+            group.count += len(entry.run_ids)
         # Where more waits than one group holds, what has ended goes first: its start is superfluous soon.
-        is_all = len(entries) == len(self._queue)
-        return Group(
-            entries, self._starts(entries, hurried, whole=whole and is_all, due=is_all) if self._unsaid else []
-        )
+        is_all = group.count == self._count
+        if self._unsaid:
+            group.starts = self._starts(group.entries, hurried, whole=whole and is_all, due=is_all)
+        return group
 
     def _starts(self, entries: Sequence[Entry], hurried: Collection[str], *, whole: bool, due: bool) -> list[Start]:
         if whole:
-            return list(self._unsaid.values())
-        found = {start.span_id: start for start in self._due()} if due else {}
-        # A run's row comes with the first rows of its nodes.
-        for run_id in {*hurried, *(entry.run_id for entry in entries)} & self._unsaid_runs.keys():
-            start = self._unsaid_runs[run_id]
-            found[start.span_id] = start
-        return list(found.values())
+            wanted = list(self._unsaid)
+        else:
+            wanted = list(self._due()) if due else []
+            # A run's row comes with the first rows of its nodes.
+            runs = {*hurried, *chain.from_iterable(entry.run_ids for entry in entries)} & self._unsaid_runs.keys()
+            wanted += [self._unsaid_runs[run_id] for run_id in runs]
+        return [Start(span_id, self._open[span_id], self._unsaid[span_id]) for span_id in dict.fromkeys(wanted)]
 
     def read(self, group: Group) -> tuple[list[AnyRecord], list[str | None]]:
         """Give the records of a group, and the runs of those that cannot be read back."""
         records: list[AnyRecord] = []
         lost: list[str | None] = []
-        waited: list[Entry | Start] = [*group.starts, *group.entries]
+        waited: list[Start | Entry] = [*group.starts, *group.entries]
         for one in waited:
-            record = one.record if type(one) is Entry else None
-            if record is None:
+            kept = one.records if type(one) is Entry else None
+            if kept is None:
                 try:
-                    record = _read_back(one)
+                    kept = _read_back(one)
                 except (OSError, ValueError, KeyError):
-                    logger.exception("a record that waited in the journal cannot be read back")
-                    lost.append(one.run_id)
+                    logger.exception("what waited in the journal cannot be read back")
+                    lost += one.run_ids
                     continue
-            records.append(record)
+            records += kept
         return records, lost
 
     def needed_after(self, group: Group) -> Needed:
         """Say from where on the journals are needed when the database has a group."""
         journals = self._all_journals()
-        if len(self._queue) == len(group.entries) and not self._unsaid:  # as after a run that was alone
+        if group.count == self._count and not self._unsaid:  # as after a run that was alone
             return (journals[-1], *journals[-1].end) if journals else None
         rest = islice(self._queue, len(group.entries), len(group.entries) + 1)
         written = {start.span_id for start in group.starts}
-        unsaid = (start for start in self._unsaid.values() if start.span_id not in written)
+        unsaid = (entry for span_id, entry in self._unsaid.items() if span_id not in written)
         places = [
             (journals.index(one.journal), one.position)
             for one in (next(rest, None), next(unsaid, None))
@@ -332,25 +356,24 @@ class Backlog:
 
     def take_out(self, group: Group) -> None:
         """Forget a group, which the database has."""
-        self.gone += len(group.entries)
+        self.gone += group.count
         for start in group.starts:
             self._unsaid.pop(start.span_id, None)
-            if start.kind is _RUN:
-                self._unsaid_runs.pop(start.run_id, None)
+            if start.open.kind is _RUN:
+                self._unsaid_runs.pop(start.open.run_id, None)
+        of_run, queue = self._of_run, self._queue
         for entry in group.entries:
-            if not self._queue or self._queue[0] is not entry:
+            if not queue or queue[0] is not entry:
                 continue  # somebody else has been faster, at the end of a process
-            self._queue.popleft()
-            if entry.record is not None:
+            queue.popleft()
+            self._count -= len(entry.run_ids)
+            if entry.records is not None:
                 self._bytes -= entry.size
-        counts: dict[str | None, int] = {}  # not a `Counter`, which takes as long as all the rest here
-        for entry in group.entries:
-            counts[entry.run_id] = counts.get(entry.run_id, 0) + 1
-        for run_id, count in counts.items():
-            if run_id is not None:
-                left = self._of_run.pop(run_id, 0) - count
-                if left > 0:
-                    self._of_run[run_id] = left
+            for run_id in entry.run_ids:
+                if left := of_run[run_id] - 1:
+                    of_run[run_id] = left
+                else:
+                    del of_run[run_id]
 
     def forget(self, needed: Needed) -> None:
         """Remove the parts of journals that a commit has made superfluous: records are committed in their order."""
@@ -390,11 +413,11 @@ class Backlog:
 
     def of_runs_that_go_on(self) -> Iterator[Record]:
         """Give what the journals still have of runs that go on or wait, also what was committed."""
-        run_ids, trace_ids = set(self._of_run), {start.trace_id for start in self._open.values()}
-        payloads = chain.from_iterable(journal.records() for journal in self._all_journals())
+        run_ids, trace_ids = self._of_run.keys() - {None}, {one.trace_id for one in self._open.values()}
+        payloads = chain.from_iterable(journal.payloads() for journal in self._all_journals())
         return (
             record
-            for record in map(decode_record, payloads)
+            for record in map(decode_record, chain.from_iterable(map(split, payloads)))
             if not isinstance(record, OpenSpan | DeliveryRecord)
             and (record.run_id in run_ids or record.trace_id in trace_ids)
         )
@@ -408,14 +431,15 @@ def run_of(record: AnyRecord) -> str | None:
     return None if isinstance(record, DeliveryRecord) else record.run_id
 
 
-def _read_back(entry: Entry | Start) -> AnyRecord:
+def _read_back(one: Start | Entry) -> list[AnyRecord]:
+    entry = one.entry if isinstance(one, Start) else one
     if entry.journal is None:
-        raise ValueError("the record is in no journal")
-    record = decode_record(entry.journal.read(entry.position))
-    if isinstance(record, OpenSpan):
-        raise ValueError("the journal gave another record than was asked for")
-    return record
-
-
-def _noted(start: Start) -> OpenSpan:
-    return OpenSpan(start.kind, start.span_id, start.trace_id)
+        raise ValueError("it is in no journal")
+    found = [decode_record(line) for line in split(entry.journal.read(entry.position))]
+    records = [record for record in found if not isinstance(record, OpenSpan)]
+    if isinstance(one, Start):
+        return [
+            record for record in records if not isinstance(record, DeliveryRecord) and record.span_id == one.span_id
+        ]
+    # What went on waits apart.
+    return [record for record in records if getattr(record, "status", None) != _RUNNING]

@@ -1,7 +1,11 @@
-"""Records as bytes, for the journal: named fields, so that a journal can be read by another version than wrote it."""
+"""Records as bytes, for the journal: named fields, so that a journal can be read by another version than wrote it.
+
+What is written at once is one payload: a JSON object for each record, one a line.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from typing import Any, Final, NamedTuple
 
@@ -58,6 +62,16 @@ def encode_record(record: AnyRecord | NodeStart | OpenSpan) -> bytes:
     except TypeError:  # half a surrogate pair, which is no UTF-8, or a number that no database holds
         fields = orjson.dumps({name: _clean(value) for name, value in record.__dict__.items()})
     return _BEGINNINGS[type(record)] + fields[1:]
+
+
+def encode_records(records: Iterable[AnyRecord | NodeStart | OpenSpan]) -> bytes:
+    """Give the payload that `split` takes apart again: JSON text holds no line break."""
+    return b"\n".join(map(encode_record, records))
+
+
+def split(payload: bytes) -> list[bytes]:
+    """Give the records in a payload, each for `decode_record`."""
+    return payload.split(b"\n")
 
 
 def decode_record(data: bytes) -> AnyRecord | OpenSpan:

@@ -1,8 +1,8 @@
 """The journal of one process for one store: what is appended survives the process, whatever becomes of it.
 
 A journal is a directory of segment files. Each process appends to segments of its own, which it holds locked: the
-kernel frees the lock when the process dies, and whoever can take it may replay the segment. Records are framed with a
-marker, their length and a checksum, so that a reader finds its way past damage.
+kernel frees the lock when the process dies, and whoever can take it may replay the segment. What is written at once is
+framed with a marker, its length and a checksum, so that a reader finds its way past damage.
 
     segment = header (64 bytes) frame*
     header  = magic (8) pid (8) nanoseconds (8) committed (8) crc32 of that (4) zeros
@@ -51,7 +51,7 @@ _TRIES: Final = 100
 
 
 class Position(NamedTuple):
-    """Where a record stands in its process's journal."""
+    """Where a payload stands in its process's journal."""
 
     segment: int
     offset: int
@@ -67,15 +67,15 @@ class _Segment:
 
 
 class JournalError(OSError):
-    """A record could not be appended: the disk is full, the directory is gone, or may not be written."""
+    """Nothing could be appended: the disk is full, the directory is gone, or may not be written."""
 
 
 class Journal:
-    """Appends records to segments of this process.
+    """Appends payloads to segments of this process.
 
     Args:
         directory: Made if missing, readable by the owner only.
-        power: Sync each record, so that it survives the loss of power too.
+        power: Sync each payload, so that it survives the loss of power too.
     """
 
     def __init__(self, directory: Path, *, power: bool = False, segment_bytes: int = SEGMENT_BYTES) -> None:
@@ -102,35 +102,30 @@ class Journal:
             if self.segment not in self._segments:
                 self._open()
 
-    def append(self, *payloads: bytes) -> list[Position]:
-        """Append records in one write; when this returns, they survive the death of the process.
+    def append(self, payload: bytes) -> Position:
+        """Append a payload; when this returns, it survives the death of the process.
 
         Raises:
             JournalError: Nothing was appended.
         """
-        framed = [_FRAME.pack(MARKER, len(payload), zlib.crc32(payload)) + payload for payload in payloads]
-        data = b"".join(framed)
+        length = len(payload)
+        frame = _FRAME.pack(MARKER, length, zlib.crc32(payload)) + payload
         with self._lock:
-            segment = self._current(len(data))
-            number, end = segment.number, segment.end
-            _write_whole(segment.fd, data, end)
+            segment = self._current(FRAME_BYTES + length)
+            offset = segment.end
+            _write_whole(segment.fd, frame, offset)
             if self._power:
                 _sync(segment.fd)
-            segment.end = end + len(data)
-        positions = []
-        for frame in framed:
-            length = len(frame)
-            positions.append(Position(number, end, length - FRAME_BYTES))
-            end += length
-        return positions
+            segment.end = offset + FRAME_BYTES + length
+            return Position(segment.number, offset, length)
 
     def read(self, position: Position) -> bytes:
-        """Read a record back."""
+        """Read a payload back."""
         with self._lock:
             return _read_at(self._segments[position.segment].fd, position.length, position.offset + FRAME_BYTES)
 
-    def records(self) -> Iterator[bytes]:
-        """Give every record that is still there, committed ones too, the oldest first."""
+    def payloads(self) -> Iterator[bytes]:
+        """Give every payload that is still there, committed ones too, the oldest first."""
         with self._lock:
             numbers = sorted(self._segments)
         for number in numbers:
@@ -141,7 +136,7 @@ class Journal:
                 yield frame.payload
 
     def forget_before(self, number: int, offset: int) -> None:
-        """Say that the database has all records before a place: segments that nobody needs any more are removed.
+        """Say that the database has all that stands before a place: segments that nobody needs any more are removed.
 
         What was committed before the process died is then not written again: it may have been deleted meanwhile.
         """
@@ -179,7 +174,7 @@ class Journal:
 
     @property
     def end(self) -> tuple[int, int]:
-        """The segment that is written now, and where the next record goes in it."""
+        """The segment that is written now, and where the next payload goes in it."""
         with self._lock:
             segment = self._segments.get(self.segment)
             return self.segment, HEADER_BYTES if segment is None else segment.end
@@ -378,7 +373,7 @@ def make_private_directory(directory: Path) -> None:
 
 
 class Frame(NamedTuple):
-    """A record in a segment."""
+    """A payload in a segment."""
 
     end: int
     """The offset behind it."""
@@ -386,7 +381,7 @@ class Frame(NamedTuple):
 
 
 def frames(data: bytes) -> Iterator[Frame]:
-    """Give the records of a segment, in order; what is damaged is passed over up to the next marker."""
+    """Give the payloads of a segment, in order; what is damaged is passed over up to the next marker."""
     offset = HEADER_BYTES if data.startswith(MAGIC) else 0
     while True:
         offset = data.find(MARKER, offset)

@@ -16,7 +16,7 @@ from typing import Final
 from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
 from configurable_agents.storage.base import StorageBackend
-from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record
+from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record, split
 from configurable_agents.storage.journal import SUFFIX, committed_end, frames, make_private_directory
 from configurable_agents.storage.locks import lock_exclusively, unlink_and_close
 from configurable_agents.storage.records import AnyRecord, DeliveryRecord, SpanKey, SpanRecord, WorkflowRunRecord
@@ -117,16 +117,18 @@ def _replay(directory: Path, held: Sequence[_Held], backend: StorageBackend, rec
     for _, fd in held:
         data = _whole(fd)
         committed = committed_end(data)
-        for end, payload in frames(data):
+        for line, is_committed in (
+            (line, end <= committed) for end, payload in frames(data) for line in split(payload)
+        ):
             try:
-                record = decode_record(payload)
+                record = decode_record(line)
             except ValueError:
                 logger.warning("a journal holds a record that this version cannot read; it is put aside")
                 recovered.refused += 1
-                _put_aside(directory, [payload])
+                _put_aside(directory, [line])
                 continue
             still_open.look_at(record)
-            if end > committed and not isinstance(record, OpenSpan):
+            if not (is_committed or isinstance(record, OpenSpan)):
                 batch.append(record)
             if len(batch) == BATCH:
                 _write(directory, batch, backend, recovered)

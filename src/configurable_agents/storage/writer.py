@@ -20,7 +20,7 @@ from typing import Final
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.backlog import Backlog, Group, run_of
 from configurable_agents.storage.base import StorageBackend
-from configurable_agents.storage.codec import encode_record
+from configurable_agents.storage.codec import encode_records
 from configurable_agents.storage.lifetime import live_with_the_process
 from configurable_agents.storage.records import AnyRecord, NodeStart
 from configurable_agents.storage.recovery import quarantine, write_or_isolate
@@ -148,11 +148,11 @@ class Writer:
 
     def write(self, records: Sequence[AnyRecord | NodeStart]) -> None:
         """Make records durable, and have them committed soon."""
-        payloads = [*map(encode_record, records)]
+        payload = encode_records(records)
         backlog = self._backlog
         with self._lock:
             before = len(backlog)
-            backlog.append(records, payloads)
+            backlog.append(records, payload)
             if self._is_asleep or before < ENOUGH_RECORDS <= len(backlog):
                 self._work.notify()
             if self._thread is None:
