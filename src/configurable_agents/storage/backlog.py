@@ -1,9 +1,5 @@
 """What waits for the database: records in the order in which they came, all in the journal, the first of them in memory too.
 
-What has been written at once stays together: it stands in one place of the journal, and is committed by one group.
-
-The start of a run or node execution waits apart: mostly its end comes soon, says everything, and makes it superfluous.
-
 Nothing here locks: the writer does, around each call that is not about a group taken before.
 """
 
@@ -15,9 +11,9 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, takewhile
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from configurable_agents.semconv import Status
 from configurable_agents.storage.attributes import started_node
@@ -29,9 +25,9 @@ from configurable_agents.storage.records import (
     ExecutionStateRecord,
     NodeStart,
     Record,
-    SpanKey,
     WorkflowRunRecord,
 )
+from configurable_agents.storage.starts import NODE, RUN, Start, Starts
 
 logger = logging.getLogger(__name__)
 
@@ -39,54 +35,43 @@ MEMORY_BYTES: Final = 8 * 1024 * 1024
 """Records that wait are kept in memory up to here, and read back from the journal beyond."""
 MEMORY_BYTES_WITHOUT_JOURNAL: Final = 64 * 1024 * 1024
 """Where there is no journal, what waits beyond is lost, and counted."""
-START_SECONDS: Final = 0.5
-"""What goes on for so long gets a row that says so, for who looks on. The journal has it from the start."""
 _NOTES: Final = 128
 """Of what goes on, in one write: a thousand runs at once would take 8 MB for a moment."""
+_TOGETHER: Final = 64
+"""So many records of a run that came in a row wait as one."""
+_UNSORTED: Final = 64
+"""Writes that are sorted in together, at most, when nobody has asked before."""
+_BIG_BYTES: Final = 16 * 1024
+"""A write that is so big is sorted in at once, so that what it takes of the memory counts."""
 
 _NOWHERE: Final = Position(0, 0, 0)
 _RUNNING: Final = Status.RUNNING.value
-_RUN, _NODE = "run", "node"
+_KINDS: Final[dict[type, str]] = {WorkflowRunRecord: RUN, ExecutionStateRecord: NODE}
+"""What begins and ends."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """What was written at once, and is on its way."""
+    """Records of one run on their way, which came one after the other."""
 
-    records: list[AnyRecord] | None
-    """Those that are to be committed, the starts of what went on left out; None where only the journal has them."""
-    run_ids: list[str | None]
-    """Of each, the run that lacks something without it; None for a mark, which is no part of its run."""
+    run_id: str | None
+    """The run that lacks something without them; None for marks, which are no part of their run, and foreign spans."""
+    records: list[AnyRecord]
+    """Without the starts of what goes on; empty where only the journal has them."""
     journal: Journal | None
     """None where only the memory has them."""
-    position: Position
-    """Where they stand in the journal."""
-    size: int
-    since: float
-    """When they came, on the monotonic clock."""
+    positions: list[Position]
+    """Of what was written with them."""
+    count: int = 0
+    size: int = 0
 
-
-class Open(NamedTuple):
-    """A run or node execution that goes on."""
-
-    kind: str
-    trace_id: str
-    run_id: str | None
-
-
-@dataclass(slots=True)
-class Start:
-    """Its start, in the group that writes its row."""
-
-    span_id: str
-    open: Open
-    entry: Entry
-    """With which it came."""
-
-    @property
-    def run_ids(self) -> list[str | None]:
-        """The run that lacks something without it."""
-        return [self.open.run_id]
+    def add(self, record: AnyRecord, position: Position, size: int) -> None:
+        """Take a record in."""
+        self.records.append(record)
+        self.count += 1
+        if not self.positions or self.positions[-1] is not position:
+            self.positions.append(position)
+            self.size += size
 
 
 @dataclass(slots=True)
@@ -97,11 +82,14 @@ class Group:
     starts: list[Start]
     count: int = 0
     """Records in the entries."""
+    size: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.starts)
 
 
+_Written = tuple[Sequence[AnyRecord | NodeStart], int, Journal | None, Position]
+"""Records that were written at once, their bytes, and where they stand."""
 Needed = tuple[Journal, int, int] | None
 """A journal, a segment in it and an offset in that; None where nothing is in a journal."""
 
@@ -124,20 +112,16 @@ class Backlog:
         """Journals that took no more; what stands in them is still needed until it is committed."""
         self._segment = 0
         """The segment of the journal in which all that goes on has been noted; 0 for none, as in a journal that has just begun."""
+        self._come: list[_Written] = []
+        """What was written since somebody asked for anything here: a run does not wait until that is sorted in."""
+        self._is_sorting = False
         self._queue: deque[Entry] = deque()
         self._count = 0
         self._bytes = 0
         self._of_run: dict[str | None, int] = {}
         """How many records of each run wait."""
         self._dropped_runs: set[str] = set()
-        self._open: dict[str, Open] = {}
-        """What goes on, by span id."""
-        self._unsaid: dict[str, Entry] = {}
-        """That of it which the database has no row of, and only the journal knows, with what it came; the oldest first."""
-        self._unsaid_runs: dict[str | None, str] = {}
-        """The runs among them: run id to span id."""
-        self.runs_that_go_on = 0
-        """How many have begun and not ended."""
+        self._starts = Starts()
         self.gone = 0
         """How many records have been taken out."""
         self.dropped_records = 0
@@ -147,6 +131,7 @@ class Backlog:
 
     def __len__(self) -> int:
         """Give how many records wait."""
+        self._sort_in()
         return self._count
 
     @property
@@ -160,32 +145,25 @@ class Backlog:
         return self.directory or next(iter(self._journals), None)
 
     @property
-    def open_runs(self) -> list[SpanKey]:
-        """The runs that go on."""
-        return [SpanKey(span_id, one.trace_id) for span_id, one in self._open.items() if one.kind is _RUN]
+    def starts(self) -> Starts:
+        """What goes on."""
+        self._sort_in()
+        return self._starts
 
     @property
     def is_whole(self) -> bool:
         """Whether the database has everything, and nothing goes on."""
-        return not self._queue and not self._open
+        return not (self or self._starts)
 
     @property
     def is_said(self) -> bool:
         """Whether the database has everything, also that what goes on does so."""
-        return not self._queue and not self._unsaid
-
-    @property
-    def has_due_starts(self) -> bool:
-        """Whether something has gone on for so long that the database is to say so."""
-        return next(self._due(), None) is not None
-
-    def _due(self) -> Iterator[str]:
-        due_since = time.monotonic() - START_SECONDS
-        return (span_id for span_id, _ in takewhile(lambda item: item[1].since <= due_since, self._unsaid.items()))
+        return not self and self._starts.is_said
 
     def waits_for(self, run_id: str) -> bool:
         """Say whether a record of this run waits."""
-        return run_id in self._of_run or run_id in self._unsaid_runs
+        self._sort_in()
+        return run_id in self._of_run or self._starts.is_unsaid_run(run_id)
 
     def lacks(self, run_id: str) -> bool:
         """Say whether the database lacks a record of this run, for now or for ever."""
@@ -193,67 +171,71 @@ class Backlog:
 
     # --- records come --------------------------------------------------------------------------------------------------
 
-    def append(self, records: Sequence[AnyRecord | NodeStart], payload: bytes) -> None:
-        """Take what is written at once: records, and the bytes of all of them for the journal."""
-        position = self._journaled(payload)
-        journal = self.journal
-        kept: list[AnyRecord] = []
-        run_ids: list[str | None] = []
-        entry = Entry(kept, run_ids, journal, position, len(payload), time.monotonic())
-        for given in records:
-            kind = type(given)
-            if kind is NodeStart:
-                if journal is not None:
-                    span = given.span  # type: ignore[union-attr]  # that is its type
-                    self._begin(span["span_id"], Open(_NODE, span["trace_id"], given.run_id), entry)
+    def append(self, records: Sequence[AnyRecord | NodeStart], payload: bytes) -> bool:
+        """Take what is written at once: records, and the bytes of all of them for the journal.
+
+        Returns:
+            Whether it is worth a look how much waits.
+        """
+        position, size = self._journaled(payload), len(payload)
+        self._come.append((records, size, self.journal, position))
+        if size < _BIG_BYTES and len(self._come) < _UNSORTED:
+            return False
+        self._sort_in()
+        return True
+
+    def _sort_in(self) -> None:
+        """See what has come: what has begun, what has ended, what is to be committed."""
+        if not self._come or self._is_sorting:  # the latter in a signal's handler, amid this
+            return
+        self._is_sorting = True
+        try:
+            come = self._come[:]
+            self._take(come)
+            # Only now: where Ctrl-C tears this, it is done again. What then waits twice is written twice, as the same row.
+            del self._come[: len(come)]
+        finally:
+            self._is_sorting = False
+
+    def _take(self, come: Sequence[_Written]) -> None:
+        begun: dict[str, tuple[AnyRecord | NodeStart, Journal | None, Position]] = {}
+        entry = Entry(None, [], None, [])
+        for records, size, journal, position in come:
+            for given in records:
+                if type(given) is NodeStart and journal is not None:
+                    begun[given.span["span_id"]] = given, journal, position
                     continue
-                record: Any = started_node(*given)  # type: ignore[misc]
-                kind = ExecutionStateRecord
-            else:
-                record = given
-            if kind is ExecutionStateRecord or kind is WorkflowRunRecord:
-                if record.status == _RUNNING:
-                    opened = Open(_NODE if kind is ExecutionStateRecord else _RUN, record.trace_id, record.run_id)
-                    self._begin(record.span_id, opened, entry)
-                    if journal is not None:
-                        continue
-                elif record.span_id in self._open:
-                    self._end(record.span_id)
-            kept.append(record)
-            run_ids.append(run_of(record))
-        if kept:
-            self._enqueue(entry)
-
-    def _begin(self, span_id: str, opened: Open, entry: Entry) -> None:
-        if opened.kind is _RUN:
-            self.runs_that_go_on += span_id not in self._open
-        self._open[span_id] = opened
-        if entry.journal is not None:
-            self._unsaid[span_id] = entry
-            if opened.kind is _RUN:
-                self._unsaid_runs[opened.run_id] = span_id
-
-    def _end(self, span_id: str) -> None:
-        opened = self._open.pop(span_id)
-        self._unsaid.pop(span_id, None)
-        if opened.kind is _RUN:
-            self.runs_that_go_on -= 1
-            self._unsaid_runs.pop(opened.run_id, None)
+                record: Any = started_node(*given) if type(given) is NodeStart else given
+                if type(record) in _KINDS:
+                    if record.status == _RUNNING:
+                        begun[record.span_id] = record, journal, position
+                        if journal is not None:
+                            continue
+                    elif begun.pop(record.span_id, None) is None:  # else nobody ever asked for it
+                        self._starts.end(record.span_id)
+                run_id = run_of(record)
+                if run_id != entry.run_id or journal is not entry.journal or entry.count == _TOGETHER:
+                    self._enqueue(entry)
+                    entry = Entry(run_id, [], journal, [])
+                entry.add(record, position, size)
+        self._enqueue(entry)
+        now = time.monotonic()
+        for given, journal, position in begun.values():
+            self._starts.begin(_start(given, journal, position, now))
 
     def _enqueue(self, entry: Entry) -> None:
-        size = entry.size
-        if self._bytes + size <= (MEMORY_BYTES if entry.journal is not None else MEMORY_BYTES_WITHOUT_JOURNAL):
-            self._bytes += size
+        if not entry.count:
+            return
+        if self._bytes + entry.size <= (MEMORY_BYTES if entry.journal is not None else MEMORY_BYTES_WITHOUT_JOURNAL):
+            self._bytes += entry.size
         elif entry.journal is None:
-            self.lose(entry.run_ids)
+            self.lose([entry.run_id] * entry.count)
             return
         else:
-            entry.records = None
+            entry.records = []
         self._queue.append(entry)
-        of_run = self._of_run
-        for run_id in entry.run_ids:
-            self._count += 1
-            of_run[run_id] = of_run.get(run_id, 0) + 1
+        self._count += entry.count
+        self._of_run[entry.run_id] = self._of_run.get(entry.run_id, 0) + entry.count
 
     def _journaled(self, payload: bytes) -> Position:
         """Append to the journal, to the next one if need be; in the end there is none."""
@@ -264,8 +246,8 @@ class Backlog:
                 if self._segment != journal.segment:
                     self._segment = journal.segment
                     # So that their end by death is seen in this segment too.
-                    left = iter(self._open.items())
-                    while some := [OpenSpan(one.kind, span_id, one.trace_id) for span_id, one in islice(left, _NOTES)]:
+                    notes = self.starts.notes()
+                    while some := list(islice(notes, _NOTES)):
                         journal.append(encode_records(some))
             except JournalError as error:
                 self.no_journal = error
@@ -296,28 +278,24 @@ class Backlog:
             hurried: Runs that somebody waits for, of which a row is wanted at once.
             whole: Have a row made of everything that goes on.
         """
+        self._sort_in()
         group = Group([], [])
         for entry in self._queue:
-            size -= entry.size
-            if group.entries and (size < 0 or group.count + len(entry.run_ids) > count):
+            if group.entries and (group.count + entry.count > count or group.size + entry.size > size):
                 break
             group.entries.append(entry)
-            group.count += len(entry.run_ids)
+            group.count += entry.count
+            group.size += entry.size
         # Where more waits than one group holds, what has ended goes first: its start is superfluous soon.
         is_all = group.count == self._count
-        if self._unsaid:
-            group.starts = self._starts(group.entries, hurried, whole=whole and is_all, due=is_all)
-        return group
-
-    def _starts(self, entries: Sequence[Entry], hurried: Collection[str], *, whole: bool, due: bool) -> list[Start]:
-        if whole:
-            wanted = list(self._unsaid)
-        else:
-            wanted = list(self._due()) if due else []
+        if whole and is_all:
+            group.starts = self._starts.unsaid
+        elif not self._starts.is_said:
             # A run's row comes with the first rows of its nodes.
-            runs = {*hurried, *chain.from_iterable(entry.run_ids for entry in entries)} & self._unsaid_runs.keys()
-            wanted += [self._unsaid_runs[run_id] for run_id in runs]
-        return [Start(span_id, self._open[span_id], self._unsaid[span_id]) for span_id in dict.fromkeys(wanted)]
+            runs = self._starts.unsaid_runs({*hurried, *(entry.run_id for entry in group.entries)})
+            due = self._starts.due() if is_all else ()
+            group.starts = list({start.span_id: start for start in (*due, *runs)}.values())
+        return group
 
     def read(self, group: Group) -> tuple[list[AnyRecord], list[str | None]]:
         """Give the records of a group, and the runs of those that cannot be read back."""
@@ -325,55 +303,52 @@ class Backlog:
         lost: list[str | None] = []
         waited: list[Start | Entry] = [*group.starts, *group.entries]
         for one in waited:
-            kept = one.records if type(one) is Entry else None
-            if kept is None:
+            kept = one.records if type(one) is Entry else []
+            if not kept:
                 try:
                     kept = _read_back(one)
                 except (OSError, ValueError, KeyError):
                     logger.exception("what waited in the journal cannot be read back")
-                    lost += one.run_ids
+                    lost += [one.run_id] * (one.count if type(one) is Entry else 1)
                     continue
             records += kept
         return records, lost
 
     def needed_after(self, group: Group) -> Needed:
         """Say from where on the journals are needed when the database has a group."""
+        self._sort_in()
         journals = self._all_journals()
-        if group.count == self._count and not self._unsaid:  # as after a run that was alone
-            return (journals[-1], *journals[-1].end) if journals else None
-        rest = islice(self._queue, len(group.entries), len(group.entries) + 1)
-        written = {start.span_id for start in group.starts}
-        unsaid = (entry for span_id, entry in self._unsaid.items() if span_id not in written)
+        if not journals:
+            return None
+        first = next(islice(self._queue, len(group.entries), None), None)
+        start = self._starts.first_unsaid_but(group.starts)
         places = [
-            (journals.index(one.journal), one.position)
-            for one in (next(rest, None), next(unsaid, None))
-            if one is not None and one.journal is not None
+            (journals.index(journal), position)
+            for journal, position in (
+                (first.journal, first.positions[0]) if first is not None else (None, _NOWHERE),
+                (start.journal, start.position) if start is not None else (None, _NOWHERE),
+            )
+            if journal is not None
         ]
         if places:
             index, position = min(places)
             return journals[index], position.segment, position.offset
-        return (journals[-1], *journals[-1].end) if journals else None
+        return (journals[-1], *journals[-1].end)
 
     def take_out(self, group: Group) -> None:
         """Forget a group, which the database has."""
         self.gone += group.count
-        for start in group.starts:
-            self._unsaid.pop(start.span_id, None)
-            if start.open.kind is _RUN:
-                self._unsaid_runs.pop(start.open.run_id, None)
-        of_run, queue = self._of_run, self._queue
+        self._starts.say(group.starts)
         for entry in group.entries:
-            if not queue or queue[0] is not entry:
+            if not self._queue or self._queue[0] is not entry:
                 continue  # somebody else has been faster, at the end of a process
-            queue.popleft()
-            self._count -= len(entry.run_ids)
-            if entry.records is not None:
+            self._queue.popleft()
+            self._count -= entry.count
+            if entry.records:
                 self._bytes -= entry.size
-            for run_id in entry.run_ids:
-                if left := of_run[run_id] - 1:
-                    of_run[run_id] = left
-                else:
-                    del of_run[run_id]
+            left = self._of_run.pop(entry.run_id) - entry.count
+            if left:
+                self._of_run[entry.run_id] = left
 
     def forget(self, needed: Needed) -> None:
         """Remove the parts of journals that a commit has made superfluous: records are committed in their order."""
@@ -413,7 +388,7 @@ class Backlog:
 
     def of_runs_that_go_on(self) -> Iterator[Record]:
         """Give what the journals still have of runs that go on or wait, also what was committed."""
-        run_ids, trace_ids = self._of_run.keys() - {None}, {one.trace_id for one in self._open.values()}
+        trace_ids, run_ids = self.starts.trace_ids, self._of_run.keys() - {None}
         payloads = chain.from_iterable(journal.payloads() for journal in self._all_journals())
         return (
             record
@@ -431,15 +406,22 @@ def run_of(record: AnyRecord) -> str | None:
     return None if isinstance(record, DeliveryRecord) else record.run_id
 
 
+def _start(given: Any, journal: Journal | None, position: Position, since: float) -> Start:
+    if type(given) is NodeStart:
+        span = given.span
+        return Start(NODE, span["span_id"], span["trace_id"], given.run_id, journal, position, since)
+    return Start(_KINDS[type(given)], given.span_id, given.trace_id, given.run_id, journal, position, since)
+
+
 def _read_back(one: Start | Entry) -> list[AnyRecord]:
-    entry = one.entry if isinstance(one, Start) else one
-    if entry.journal is None:
+    if one.journal is None:
         raise ValueError("it is in no journal")
-    found = [decode_record(line) for line in split(entry.journal.read(entry.position))]
-    records = [record for record in found if not isinstance(record, OpenSpan)]
+    positions = [one.position] if isinstance(one, Start) else one.positions
+    lines = chain.from_iterable(split(one.journal.read(position)) for position in positions)
+    records = [record for record in map(decode_record, lines) if not isinstance(record, OpenSpan)]
     if isinstance(one, Start):
         return [
             record for record in records if not isinstance(record, DeliveryRecord) and record.span_id == one.span_id
         ]
     # What went on waits apart.
-    return [record for record in records if getattr(record, "status", None) != _RUNNING]
+    return [record for record in records if run_of(record) == one.run_id and getattr(record, "status", "") != _RUNNING]

@@ -101,12 +101,13 @@ class _Shape:
         kind: Of the records.
         table: Where they go.
         unset: Columns that these records leave as their class has them, which then stands in the statement's text: to
-            bind 42 values costs more than the rest of a node's row, and a node that asks no model sets 18 of them.
+            bind 42 values costs more than the rest of a node's row, and a node that asks no model sets 16 of them. NULL
+            costs most, since the driver looks for somebody who makes a value of it.
     """
 
     def __init__(self, kind: type[Any], table: sa.Table, unset: frozenset[str] = frozenset()) -> None:
         self.table = table
-        self.literals = {name: _number(getattr(kind, name)) for name in unset}
+        self.literals = {name: _literal(getattr(kind, name)) for name in unset}
         self._is_whole = not unset
         bound = [column.name for column in table.columns if column.name not in unset]
         others = [name for name in kind.__dataclass_fields__ if name not in table.columns]
@@ -129,7 +130,7 @@ class _Shape:
         return tuple(found)
 
 
-def _number(value: float | None) -> str:
+def _literal(value: float | str | None) -> str:
     return "NULL" if value is None else repr(value)
 
 
@@ -141,16 +142,17 @@ _SELDOM: Final = frozenset(
     }
 )
 """What is set by nothing that asks no model and does not fail; where a model is asked, this costs nothing beside it."""
+_SELDOM_OF_STATES: Final = _SELDOM | {"provider", "model", "models_json", "attempts", "scope_json", "kind"}
 _RUN_SHAPES: Final = (
-    _Shape(WorkflowRunRecord, workflow_runs, _SELDOM | {"resource_json"}),
+    _Shape(WorkflowRunRecord, workflow_runs, _SELDOM | {"resource_json", "kind"}),
     _Shape(WorkflowRunRecord, workflow_runs),
 )
 _STATE_SHAPES: Final = (
-    _Shape(
-        ExecutionStateRecord, execution_states, _SELDOM | {"provider", "model", "models_json", "attempts", "scope_json"}
-    ),
+    _Shape(ExecutionStateRecord, execution_states, _SELDOM_OF_STATES | {"branch", "map_index"}),
+    _Shape(ExecutionStateRecord, execution_states, _SELDOM_OF_STATES),
     _Shape(ExecutionStateRecord, execution_states),
 )
+"""The first that takes all records of a statement is used; the last takes everything."""
 _SPAN_SHAPES: Final = (_Shape(SpanRecord, spans),)
 
 
@@ -171,7 +173,6 @@ def _inserts(dialect: str, shapes: Sequence[_Shape], records: Sequence[Any], whe
 
 
 def _insert(dialect: str, shapes: Sequence[_Shape], records: Sequence[Any], where: Where) -> Statement:
-    # The last shape takes everything.
     shape, values = next((shape, values) for shape in shapes if (values := shape.values(records)) is not None)
     return _insert_text(shape, len(records), _PLACEHOLDER[dialect], where), values
 

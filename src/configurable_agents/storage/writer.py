@@ -151,9 +151,8 @@ class Writer:
         payload = encode_records(records)
         backlog = self._backlog
         with self._lock:
-            before = len(backlog)
-            backlog.append(records, payload)
-            if self._is_asleep or before < ENOUGH_RECORDS <= len(backlog):
+            is_worth_a_look = backlog.append(records, payload)
+            if self._is_asleep or (is_worth_a_look and len(backlog) >= ENOUGH_RECORDS):
                 self._work.notify()
             if self._thread is None:
                 self._keep_a_thread()
@@ -183,7 +182,8 @@ class Writer:
     @property
     def expects_company(self) -> bool:
         """Whether little waits to be committed, and other runs go on, of which some may end in a moment."""
-        return bool(self._backlog.runs_that_go_on) and len(self._backlog) < COMPANY_RECORDS
+        with self._lock:
+            return bool(self._backlog.starts.runs) and len(self._backlog) < COMPANY_RECORDS
 
     def commit_here(self) -> bool:
         """Commit what has waited longest on this thread, if nobody else is at it, and nothing has to be waited for.
@@ -319,8 +319,7 @@ class Writer:
             # For a run that ends only now, on a thread of its own.
             while self._is_committing and time.monotonic() < deadline:
                 self._changed.wait(_EXIT_SLICE_SECONDS)
-        while self._backlog:
-            group = self._backlog.group(MOST_RECORDS, MOST_BYTES)
+        while group := self._next_at_the_end():
             try:
                 self._committed(group, self._commit(group))
             except Exception as error:  # noqa: BLE001 - the end of a program is no place to fail
@@ -328,6 +327,10 @@ class Writer:
                 if time.monotonic() + RETRY_SECONDS[2] >= deadline:
                     return
                 time.sleep(RETRY_SECONDS[2])
+
+    def _next_at_the_end(self) -> Group:
+        with self._lock:
+            return self._backlog.group(MOST_RECORDS, MOST_BYTES)
 
     # --- committing: on the writer's thread ----------------------------------------------------------------------------
 
@@ -396,7 +399,7 @@ class Writer:
     def _has_work(self) -> bool:
         if self._backlog or self._closed or self._hurry or self._untended >= TEND_BYTES:
             return True
-        return self._backlog.has_due_starts
+        return self._backlog.starts.is_due
 
     @property
     def _is_idle(self) -> bool:
@@ -404,7 +407,7 @@ class Writer:
 
     @property
     def _has_leases_to_renew(self) -> bool:
-        return self._renew_seconds is not None and bool(self._backlog.open_runs)
+        return self._renew_seconds is not None and bool(self._backlog.starts.runs)
 
     def _wait_for_company(self) -> None:
         # Those who have just been told look whether they can commit the rest themselves; if not they hurry this thread.
@@ -426,7 +429,7 @@ class Writer:
         if not self._hurry:
             return BATCH_SECONDS
         # As many as go on already wait: hardly anybody is left who could join them.
-        return min(self._commit_seconds, SOON_SECONDS) if 0 < len(self._watchers) < self._backlog.runs_that_go_on else 0
+        return min(self._commit_seconds, SOON_SECONDS) if 0 < len(self._watchers) < self._backlog.starts.runs else 0
 
     @property
     def _renew_seconds(self) -> float | None:
@@ -439,7 +442,7 @@ class Writer:
             return
         self._hold_at = now + backend.renew_seconds
         with self._lock:
-            runs = self._backlog.open_runs
+            runs = self._backlog.starts.open_runs()
         try:
             backend.hold(runs)
         except Exception:  # it is tried again, and what is committed says it too
@@ -516,7 +519,7 @@ class Writer:
     def _committed(self, group: Group, lost: Sequence[str | None]) -> None:
         self._committed_at = time.monotonic()
         with self._lock:
-            self._untended += _COMMIT_BYTES + 2 * sum(entry.size for entry in group.entries)
+            self._untended += _COMMIT_BYTES + 2 * group.size
             needed = self._backlog.needed_after(group)
         # Before anybody is told, so that whoever was told finds it so; not with the lock held, for which runs wait.
         self._backlog.forget(needed)
