@@ -527,7 +527,7 @@ from configurable_agents.storage.factory import create_storage_backend, open_wri
 writer = open_writer(Path(sys.argv[1]), required=True)
 writer.write([run_record()])
 writer.flush(10)
-writer._backend.write = lambda records: os._exit(9)
+writer._target.backend.write = lambda records: os._exit(9)
 StoreSpanExporter(writer=writer).mark_delivered(run_record().run_id, "http://127.0.0.1:4318")
 writer.flush(10)
 """

@@ -12,18 +12,16 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from configurable_agents.errors import StorageError
 from configurable_agents.storage.backlog import Backlog, Group, run_of
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import encode_records
 from configurable_agents.storage.lifetime import live_with_the_process
-from configurable_agents.storage.records import AnyRecord, NodeStart
-from configurable_agents.storage.recovery import quarantine, write_or_isolate
+from configurable_agents.storage.records import AnyRecord, NodeStart, Record
+from configurable_agents.storage.target import TEND_BYTES, Target, write_or_quarantine
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +34,6 @@ COMPANY_RECORDS: Final = 64
 """As many are worth a commit; where less waits at the end of a run among others, the next ones to end join it."""
 CROWDED_SECONDS: Final = 1.0
 """Where another process was found writing, this one gathers bigger groups for so long: they leave more room to the others."""
-TEND_BYTES: Final = 16 * 1024 * 1024
-"""When SQLite's log has grown by about so much, the store is tended. Runs that end just then wait: some 10 ms for so much, a
-disk that is slow apart. A tenth of it is new pages, the rest are the same ones again."""
-_COMMIT_BYTES: Final = 40_000
-"""By which any commit makes the log grow. Its records stand in there about twice, with what shares their pages."""
 MOST_RECORDS: Final = 1024
 MOST_BYTES: Final = 4 * 1024 * 1024
 """Of a group, where more has come than was committed: what a transaction costs besides is paid less often then, and so is
@@ -87,8 +80,7 @@ class Writer:
         power: bool = False,
         backend: StorageBackend | None = None,
     ) -> None:
-        self._open_backend = open_backend
-        self._backend = backend
+        self._target = Target(open_backend, backend)
         self._journals = tuple(journals)
         self._power = power
         self._closed = False
@@ -108,8 +100,6 @@ class Writer:
         self._away = False
         self._late = False
         self._gave_up = False
-        self._is_replaced = False
-        self._hold_at = 0.0
         self._commit_seconds = 0.0
         self._committed_at = 0.0
         self._is_committing = False
@@ -119,7 +109,6 @@ class Writer:
         """The thread of a run that commits its end itself."""
         self._is_asleep = False
         self._has_waited = False
-        self._untended = 0
         self._crowded_until = 0.0
         self._left_to_others_until = 0.0
         self._thread: threading.Thread | None = None
@@ -137,7 +126,7 @@ class Writer:
     @property
     def is_open(self) -> bool:
         """Whether the store has been opened; before that the first try to write does it."""
-        return self._backend is not None
+        return self._target.backend is not None
 
     def stop_waiting(self) -> None:
         """Have nobody wait for the store until a commit succeeds: it did not do so while somebody waited.
@@ -197,8 +186,7 @@ class Writer:
         is_mine = is_written = False
         try:
             with self._lock:
-                backend = self._backend
-                if backend is None or self._is_busy or self._backlog.journal is None:
+                if self._target.backend is None or self._is_busy or self._backlog.journal is None:
                     return False
                 group = self._backlog.group(MOST_RECORDS, FEW_BYTES)
                 if not group:
@@ -206,7 +194,7 @@ class Writer:
                 is_mine = self._is_committing = True
                 self._committer = threading.get_ident()
             records, lost = self._backlog.read(group)
-            is_written = not lost and backend.is_current() and backend.write_at_once(records)
+            is_written = not lost and self._target.write_at_once(records)
             if is_written:
                 self._committed(group, ())
             else:
@@ -240,9 +228,9 @@ class Writer:
 
     @property
     def _is_busy(self) -> bool:
-        if self._is_committing or self._is_next or self._away or self._late or self._is_replaced or self._closed:
+        if self._is_committing or self._is_next or self._away or self._late or self._closed:
             return True
-        return time.monotonic() < self._crowded_until
+        return self._target.is_replaced or time.monotonic() < self._crowded_until
 
     def when_tried(self, run_id: str, call: Callable[[], object]) -> bool:
         """Have the thread commit what waits at once, and be called when it has tried: then look again.
@@ -312,7 +300,7 @@ class Writer:
         if self._away and self._backlog.directory is not None:
             return EXIT_JOURNAL_SECONDS
         # `_late`: a run has waited for it to be opened, and in vain.
-        return EXIT_AWAY_SECONDS if self._away or (self._backend is None and self._late) else EXIT_SECONDS
+        return EXIT_AWAY_SECONDS if self._away or (self._late and not self.is_open) else EXIT_SECONDS
 
     def _drain(self, deadline: float) -> None:
         with self._lock:
@@ -384,7 +372,7 @@ class Writer:
             return None
 
     def _wait_for_work(self) -> None:
-        seconds = min(IDLE_SECONDS, self._renew_seconds or IDLE_SECONDS)
+        seconds = min(IDLE_SECONDS, self._target.renew_seconds or IDLE_SECONDS)
         began, gone = time.monotonic(), self._backlog.gone
         while not self._has_work and (left := began + seconds - time.monotonic()) > 0:
             # What goes on and has no row yet is waited for, too: it is due soon.
@@ -397,17 +385,19 @@ class Writer:
 
     @property
     def _has_work(self) -> bool:
-        if self._backlog or self._closed or self._hurry or self._untended >= TEND_BYTES:
+        if self._backlog or self._closed or self._hurry or self._target.untended >= TEND_BYTES:
             return True
         return self._backlog.starts.is_due
 
     @property
     def _is_idle(self) -> bool:
-        return self._has_waited and self._backlog.is_said and not self._has_leases_to_renew and not self._untended
+        if self._target.untended or self._has_leases_to_renew:
+            return False
+        return self._has_waited and self._backlog.is_said
 
     @property
     def _has_leases_to_renew(self) -> bool:
-        return self._renew_seconds is not None and bool(self._backlog.starts.runs)
+        return self._target.renew_seconds is not None and bool(self._backlog.starts.runs)
 
     def _wait_for_company(self) -> None:
         # Those who have just been told look whether they can commit the rest themselves; if not they hurry this thread.
@@ -416,7 +406,7 @@ class Writer:
         began, gone = time.monotonic(), self._backlog.gone
         while 0 < len(self._backlog) < ENOUGH_RECORDS and not self._closed:
             if gone != self._backlog.gone:  # what waited has been committed meanwhile: others are the first ones now
-                if self._untended >= TEND_BYTES:
+                if self._target.untended >= TEND_BYTES:
                     return
                 began, gone = time.monotonic(), self._backlog.gone
             left = began + self._company_seconds - time.monotonic()
@@ -431,76 +421,33 @@ class Writer:
         # As many as go on already wait: hardly anybody is left who could join them.
         return min(self._commit_seconds, SOON_SECONDS) if 0 < len(self._watchers) < self._backlog.starts.runs else 0
 
-    @property
-    def _renew_seconds(self) -> float | None:
-        return None if self._backend is None else self._backend.renew_seconds
-
     def _hold_runs(self) -> None:
-        """Have those on other hosts know that this process lives, as long as it has runs that go on."""
-        backend, now = self._backend, time.monotonic()
-        if backend is None or backend.renew_seconds is None or now < self._hold_at:
-            return
-        self._hold_at = now + backend.renew_seconds
-        with self._lock:
-            runs = self._backlog.starts.open_runs()
-        try:
-            backend.hold(runs)
-        except Exception:  # it is tried again, and what is committed says it too
-            logger.debug("the leases of %d runs could not be renewed", len(runs), exc_info=True)
+        if self._target.is_lease_due():
+            with self._lock:
+                runs = self._backlog.starts.open_runs()
+            self._target.hold(runs)
 
     def _commit(self, group: Group) -> list[str | None]:
         """Write a group, and give the runs of those records that can never be written."""
-        backend = self._backend
-        if backend is None or (self._open_backend is not None and not backend.is_current()):
-            backend = self._backend = self._reopened(backend)
-        if self._is_replaced:
-            self._write_again(backend)
+        backend = self._target.opened(self._backlog.unforget, self._of_runs_that_go_on)
         records, lost = self._backlog.read(group)
-        refused = write_or_isolate(backend, records)
-        directory = self._backlog.quarantine_directory
-        if refused and directory is not None:
-            quarantine(directory, refused)
+        refused = write_or_quarantine(backend, records, self._backlog.quarantine_directory)
         return lost + [run_of(record) for record in refused]
 
-    def _reopened(self, old: StorageBackend | None) -> StorageBackend:
-        if self._open_backend is None:
-            raise StorageError("the store is closed")
-        if old is not None:
-            logger.warning("the store %s was deleted or replaced; it is opened anew", old.location)
-            self._backend = None
-            self._is_replaced = True
-            self._backlog.unforget()  # should this process die before it can write again
-            old.close()
-        opened = self._open_backend()
-        try:
-            opened.recover()
-        except (StorageError, OSError) as error:  # whoever lists runs will try again
-            logger.info("journals of processes that have died could not be taken up: %s", error)
-        return opened
-
-    def _write_again(self, backend: StorageBackend) -> None:
-        """Write what the store that went had of runs that still go on, as far as the journal has it."""
+    def _of_runs_that_go_on(self) -> Iterator[Record]:
         with self._lock:
-            records = self._backlog.of_runs_that_go_on()
-        while batch := list(islice(records, ENOUGH_RECORDS)):
-            write_or_isolate(backend, batch)  # what is refused was so before, and is counted
-        self._is_replaced = False
+            return self._backlog.of_runs_that_go_on()
 
     @property
     def _is_tending_due(self) -> bool:
-        return self._backend is not None and self._untended >= (1 if self._has_waited else TEND_BYTES)
+        return self.is_open and self._target.untended >= (1 if self._has_waited else TEND_BYTES)
 
     def _tend(self) -> None:
         """Have the store tidy up, now and then: runs that end meanwhile wait, so what takes long is done before."""
         with self._lock:
-            backend = self._backend
-            if backend is None or not self._is_tending_due:
+            if not self._is_tending_due:
                 return
-            self._untended = 0
-        try:
-            backend.prepare_tending()
-        except Exception:
-            logger.debug("it could not be prepared that the store is tended", exc_info=True)
+        self._target.prepare_tending()
         with self._lock:
             self._is_next = True  # else one run after the other would be faster than this thread
             while self._is_committing:
@@ -508,9 +455,7 @@ class Writer:
             self._is_next = False
             self._is_committing = True
         try:
-            backend.tend()
-        except Exception:
-            logger.debug("the store could not be tended", exc_info=True)
+            self._target.tend()
         finally:
             # At once: a run that ends just now need not wait until this thread, beside a busy loop, has the lock again.
             self._is_committing = False
@@ -519,7 +464,7 @@ class Writer:
     def _committed(self, group: Group, lost: Sequence[str | None]) -> None:
         self._committed_at = time.monotonic()
         with self._lock:
-            self._untended += _COMMIT_BYTES + 2 * group.size
+            self._target.note_growth(group.size)
             needed = self._backlog.needed_after(group)
         # Before anybody is told, so that whoever was told finds it so; not with the lock held, for which runs wait.
         self._backlog.forget(needed)
@@ -542,8 +487,6 @@ class Writer:
             where = "memory" if directory is None else f"{directory} until it is within reach again"
             logger.warning("the trace store is away; runs go on and their records wait in %s: %s", where, error)
         with self._lock:
-            for run_id in list(self._watchers):
-                _tell(self._watchers.pop(run_id))
             self._changed.notify_all()
 
     def _say_that_there_is_no_journal(self) -> None:
@@ -565,6 +508,7 @@ class Writer:
 
     def begin_anew_in_child(self) -> None:
         """Forget what waits: it, the journal and the locks belong to the parent."""
+        self._target.begin()
         self._begin()
 
 
