@@ -62,16 +62,10 @@ class Entry:
     """None where only the memory has them."""
     positions: list[Position]
     """Of what was written with them."""
-    count: int = 0
     size: int = 0
-
-    def add(self, record: AnyRecord, position: Position, size: int) -> None:
-        """Take a record in."""
-        self.records.append(record)
-        self.count += 1
-        if not self.positions or self.positions[-1] is not position:
-            self.positions.append(position)
-            self.size += size
+    """Of that, in bytes."""
+    count: int = 0
+    """How many records these are."""
 
 
 @dataclass(slots=True)
@@ -201,41 +195,51 @@ class Backlog:
         begun: dict[str, tuple[AnyRecord | NodeStart, Journal | None, Position]] = {}
         entry = Entry(None, [], None, [])
         for records, size, journal, position in come:
+            is_noted = False
             for given in records:
                 if type(given) is NodeStart and journal is not None:
                     begun[given.span["span_id"]] = given, journal, position
                     continue
                 record: Any = started_node(*given) if type(given) is NodeStart else given
                 if type(record) in _KINDS:
+                    run_id = record.run_id
                     if record.status == _RUNNING:
                         begun[record.span_id] = record, journal, position
                         if journal is not None:
                             continue
                     elif begun.pop(record.span_id, None) is None:  # else nobody ever asked for it
                         self._starts.end(record.span_id)
-                run_id = run_of(record)
-                if run_id != entry.run_id or journal is not entry.journal or entry.count == _TOGETHER:
+                else:
+                    run_id = run_of(record)
+                kept = entry.records
+                if run_id != entry.run_id or journal is not entry.journal or len(kept) == _TOGETHER:
                     self._enqueue(entry)
-                    entry = Entry(run_id, [], journal, [])
-                entry.add(record, position, size)
+                    entry, is_noted = Entry(run_id, [], journal, []), False
+                    kept = entry.records
+                kept.append(record)
+                if not is_noted:
+                    is_noted = True
+                    entry.positions.append(position)
+                    entry.size += size
         self._enqueue(entry)
         now = time.monotonic()
         for given, journal, position in begun.values():
             self._starts.begin(_start(given, journal, position, now))
 
     def _enqueue(self, entry: Entry) -> None:
-        if not entry.count:
+        count = entry.count = len(entry.records)
+        if not count:
             return
         if self._bytes + entry.size <= (MEMORY_BYTES if entry.journal is not None else MEMORY_BYTES_WITHOUT_JOURNAL):
             self._bytes += entry.size
         elif entry.journal is None:
-            self.lose([entry.run_id] * entry.count)
+            self.lose([entry.run_id] * count)
             return
         else:
             entry.records = []
         self._queue.append(entry)
-        self._count += entry.count
-        self._of_run[entry.run_id] = self._of_run.get(entry.run_id, 0) + entry.count
+        self._count += count
+        self._of_run[entry.run_id] = self._of_run.get(entry.run_id, 0) + count
 
     def _journaled(self, payload: bytes) -> Position:
         """Append to the journal, to the next one if need be; in the end there is none."""

@@ -160,11 +160,11 @@ def _merged(records: Sequence[_Ranked]) -> list[_Ranked]:
     """Give each span once, the last record of the highest rank; in the order of keys, so that writers never deadlock."""
     if len(records) == 1:
         return list(records)
-    kept: dict[tuple[str, str], _Ranked] = {}
-    for record in records:
-        key = (record.span_id, record.trace_id)
-        if key not in kept or status_rank(record.status) >= status_rank(kept[key].status):
-            kept[key] = record
+    kept = {(record.span_id, record.trace_id): record for record in records}
+    if len(kept) < len(records):
+        # In a stable order by rank the last one of the highest rank is the last one.
+        by_rank = sorted(records, key=lambda record: status_rank(record.status))
+        kept = {(record.span_id, record.trace_id): record for record in by_rank}
     return [kept[key] for key in sorted(kept)]
 
 
