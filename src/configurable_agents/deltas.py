@@ -73,16 +73,16 @@ def lineage(deltas: Mapping[int, Delta], reads_from: Sequence[int]) -> list[Delt
     return ordered
 
 
-def apply(state: dict[str, Any], delta: Delta, reducers: Mapping[str, str]) -> None:
-    """Write one delta into the state, in place."""
-    for name, value in delta.writes.items():
-        if delta.map_index is not None:
-            # The first item starts the list, so that a map that runs again does not add to the last one's.
-            state[name] = [value] if delta.map_index == 0 else [*(state.get(name) or ()), value]
-        elif name in reducers:
-            state[name] = REDUCERS[reducers[name]](state.get(name), value)
-        else:
-            state[name] = value
+def apply(state: dict[str, Any], writes: Mapping[str, Any], reducers: Mapping[str, str]) -> None:
+    """Write what one execution wrote into the state, in place."""
+    for name, value in writes.items():
+        state[name] = REDUCERS[reducers[name]](state.get(name), value) if name in reducers else value
+
+
+def _collect(state: dict[str, Any], item: Delta) -> None:
+    for name, value in item.writes.items():
+        # The first item starts the list, so that a map that runs again does not add to the last one's.
+        state[name] = [value] if item.map_index == 0 else [*(state.get(name) or ()), value]
 
 
 def fold_state(
@@ -96,5 +96,8 @@ def fold_state(
     """
     state = dict(initial)
     for delta in lineage({delta.seq: delta for delta in deltas}, reads_from):
-        apply(state, delta, reducers)
+        if delta.map_index is None:
+            apply(state, delta.writes, reducers)
+        else:
+            _collect(state, delta)
     return state

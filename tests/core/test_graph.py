@@ -98,7 +98,7 @@ def test_a_fork_gives_each_branch_its_path_and_its_edge() -> None:
     plan = plan_of("a b c d", DIAMOND)
     start = token("a")
     branches = move(plan, start, decide(plan, "a", {"n": 0}, {}), state=start.state, heads=(1,))
-    assert [(t.at, t.edge, t.path, t.branch) for t in branches] == [("b", 1, (0,), "0"), ("c", 1, (1,), "1")]
+    assert [(t.at, t.edge, t.path) for t in branches] == [("b", 1, (0,)), ("c", 1, (1,))]
     assert branches[0].fork is branches[1].fork is not None
     (only,) = move(plan, branches[0], decide(plan, "b", {"n": 0}, {}), state=start.state, heads=(2,))
     assert (only.at, only.edge, only.path, only.fork) == ("d", 2, (0,), branches[0].fork)

@@ -129,11 +129,6 @@ class Token:
     items: Parallel | None = None
     """Set where the token came by a map's edge: the node runs once for each item."""
 
-    @property
-    def branch(self) -> str | None:
-        """The path as text, None outside of branches."""
-        return ".".join(map(str, self.path)) if self.path else None
-
 
 @dataclass(slots=True)
 class Arrival:

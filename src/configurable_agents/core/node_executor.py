@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -23,53 +24,20 @@ from configurable_agents.core.functions import (
     is_awaited,
     named_outputs,
 )
-from configurable_agents.core.graph import Decision, Plan, settle_maps
+from configurable_agents.core.graph import Decision, Plan, Token, settle_maps
 from configurable_agents.core.meter import Meter
 from configurable_agents.core.model_call import ModelCaller, ProviderError
 from configurable_agents.core.nodes import CompiledNode, Item, collected
-from configurable_agents.core.spans import Recorder, end_span, error_type, record_failure
+from configurable_agents.core.spans import COMPLETED, Recorder, end_span, error_type, record_failure
 from configurable_agents.core.templates import Scope, render
 from configurable_agents.core.waiting import in_a_loop, within
-from configurable_agents.deltas import Delta, apply
+from configurable_agents.deltas import apply
 from configurable_agents.errors import ModelAnswerError, NodeTimeoutError, OutputError
 from configurable_agents.llm.base import ChatModel, Message
-from configurable_agents.semconv import Status
 from configurable_agents.spans import RecordedSpan
 
-_COMPLETED: Final = Status.COMPLETED.value
 MAX_ANSWERS: Final = 3
 """How often a model is asked for an answer that fits: once, and twice more with the reason."""
-
-
-# Nobody changes a visit or an outcome; making frozen ones takes three times as long, and each node has one of each.
-@dataclass(slots=True)
-class Visit:
-    """One execution of a node, as scheduled."""
-
-    node: CompiledNode
-    seq: int
-    state: Mapping[str, Any]
-    reads_from: tuple[int, ...]
-    branch: str | None = None
-    loops: Mapping[int, int] = field(default_factory=dict)
-    item: Item | None = None
-    """Set for an execution of a map's target."""
-    alone: bool = False
-    """Nothing else is live, here or on this thread: a plain function may run on it."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What came of a visit: an error, or what was written and where the run goes on."""
-
-    visit: Visit
-    delta: Delta
-    state: Mapping[str, Any] = field(default_factory=dict)
-    decision: Decision | None = None
-    """None for an item of a map, and after an error."""
-    error: BaseException | None = None
-    edge_error: Exception | None = None
-    """The node completed, but its edge cannot be taken."""
 
 
 @dataclass(slots=True)
@@ -81,18 +49,44 @@ class _Asked:
     provider: str = ""
 
 
-@dataclass(slots=True)
-class _Open:
-    """A visit whose span is open."""
+# One object for all of it, and not a frozen one: each node execution makes one, which is a tenth of what it costs.
+@dataclass(slots=True, eq=False)
+class Visit:
+    """One execution of a node: what was scheduled, then its span, then what came of it."""
 
-    visit: Visit
-    span: RecordedSpan
-    started: float
-    asked: _Asked | None = None
+    node: CompiledNode
+    seq: int
+    token: Token
+    """Where it stands, with the state that it sees."""
+    item: Item | None = None
+    """Set for an execution of a map's target."""
+    alone: bool = False
+    """Nothing else is live, here or on this thread: a plain function may run on it."""
+
+    span: RecordedSpan = field(init=False, repr=False)
+    started: float = field(init=False, repr=False)
+    captures: bool = field(init=False, repr=False)
+    """Whether content is kept of it."""
+    end: dict[str, AttributeValue] = field(init=False, repr=False)
+    """What its span's end will say, as far as it is known."""
+    asked: _Asked | None = field(default=None, init=False, repr=False)
     """None until it asks a model."""
-    inputs: str | None = None
-    """The resolved inputs as JSON, once they are known and if they are kept."""
-    attempts: int = 0
+
+    writes: Mapping[str, Any] = field(init=False, repr=False)
+    """What it wrote; unset if it failed, as `after`."""
+    after: Mapping[str, Any] = field(init=False, repr=False)
+    """The state with what it wrote; unset for an item of a map."""
+    decision: Decision | None = field(default=None, init=False, repr=False)
+    """Where the run goes on; None for an item of a map, and after an error."""
+    error: BaseException | None = field(default=None, init=False)
+    edge_error: Exception | None = field(default=None, init=False)
+    """The node completed, but its edge cannot be taken."""
+
+    @property
+    def branch(self) -> str:
+        """The branch that it is in, as text."""
+        path = self.token.path if self.item is None else (*self.token.path, self.item.index)
+        return ".".join(map(str, path))
 
 
 class NodeExecutor:
@@ -114,66 +108,62 @@ class NodeExecutor:
         self._models = models
         self._pool = pool
         self._capture_content = capture_content
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, Visit] = {}
         self.meter = Meter()
         """Totals of the run so far."""
         self.executions = 0
         """Node executions that have ended."""
 
-    async def execute(self, visit: Visit) -> Outcome:
-        """Execute the node; every exception, of whatever kind, comes back in the outcome."""
-        opened = self._start(visit)
-        token = otel_context.attach(trace.set_span_in_context(opened.span, self._recorder.context))
+    async def execute(self, visit: Visit) -> None:
+        """Execute the node; every exception, of whatever kind, is the visit's `error` then."""
+        self._start(visit)
+        token = otel_context.attach(trace.set_span_in_context(visit.span, self._recorder.context))
         try:
-            writes = await (self._call(opened) if visit.node.is_called_once else self._attempts(opened))
-            outcome = self._completed(visit, writes)
-            end = self._written(outcome)
+            writes = await (self._call(visit) if visit.node.is_called_once else self._attempts(visit))
+            self._completed(visit, writes)
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt too must never look completed
-            outcome = Outcome(visit, Delta(visit.seq, visit.reads_from), error=error)
-            left_behind = visit.seq not in self._open  # its span has ended as cancelled
-            end = {} if left_behind else self._failed(opened, error)
+            self._failed(visit, error)
         finally:
             otel_context.detach(token)
-        self._end(opened, end)
-        return outcome
+        self._end(visit)
 
     def cancelled(self, visit: Visit) -> None:
         """Record a visit that never began, or that did not let itself be cancelled, as cancelled."""
-        opened = self._open.get(visit.seq) or self._start(visit)
-        self._end(opened, self._failed(opened, asyncio.CancelledError()))
+        if visit.seq not in self._open:
+            self._start(visit)
+        self._failed(visit, asyncio.CancelledError())
+        self._end(visit)
 
     def abandon(self) -> None:
         """Record every visit that is still open as cancelled: the run ends, and does not wait for them."""
-        for opened in list(self._open.values()):
-            self.cancelled(opened.visit)
+        for visit in list(self._open.values()):
+            self.cancelled(visit)
 
-    def _start(self, visit: Visit) -> _Open:
-        node = visit.node
-        recorder = self._recorder
+    def _start(self, visit: Visit) -> None:
+        node, token, recorder = visit.node, visit.token, self._recorder
         attributes: dict[str, AttributeValue] = {**recorder.common, **node.attributes, semconv.SEQ: visit.seq}
-        if visit.reads_from:
-            attributes[semconv.READS_FROM] = visit.reads_from
-        if visit.branch is not None:
+        if token.heads:
+            attributes[semconv.READS_FROM] = token.heads
+        if token.path or visit.item is not None:
             attributes[semconv.BRANCH] = visit.branch
         if visit.item is not None:
             attributes[semconv.MAP_INDEX] = visit.item.index
-        span = recorder.parent.begin_child(node.span_name, attributes, trusted=True)
-        opened = self._open[visit.seq] = _Open(visit, span, time.perf_counter())
-        return opened
+        visit.captures = self._capture_content and node.config.capture_content
+        visit.end = {}
+        visit.span = recorder.parent.begin_child(node.span_name, attributes, trusted=True)
+        self._open[visit.seq] = visit
+        visit.started = time.perf_counter()
 
-    def _end(self, opened: _Open, end: dict[str, AttributeValue]) -> None:
-        if self._open.pop(opened.visit.seq, None) is None:
+    def _end(self, visit: Visit) -> None:
+        if self._open.pop(visit.seq, None) is None:
             return  # it was left behind, and has been recorded as cancelled
         self.executions += 1
-        end[semconv.DURATION_SECONDS] = time.perf_counter() - opened.started
-        if opened.inputs is not None:
-            end[semconv.CONTENT_INPUTS] = opened.inputs
-        if opened.attempts > 1:
-            end[semconv.ATTEMPTS] = opened.attempts
-        if opened.asked is not None:
-            end.update(self._counted(opened.asked))
+        end = visit.end
+        end[semconv.DURATION_SECONDS] = time.perf_counter() - visit.started
+        if visit.asked is not None:
+            end.update(self._counted(visit.asked))
         # What a provider or an exception said may be of any kind.
-        end_span(opened.span, end, trusted=opened.asked is None and end.get(semconv.STATUS) is _COMPLETED)
+        end_span(visit.span, end, trusted=visit.asked is None and visit.error is None)
 
     def _counted(self, asked: _Asked) -> dict[str, AttributeValue]:
         self.meter.include(asked.meter)
@@ -186,80 +176,80 @@ class NodeExecutor:
                 end[semconv.MODELS] = distinct
         return end
 
-    def _completed(self, visit: Visit, writes: dict[str, Any]) -> Outcome:
-        if visit.item is not None:
+    def _completed(self, visit: Visit, writes: dict[str, Any]) -> None:
+        visit.writes = writes
+        if visit.item is None:
+            self._decide(visit, writes)
+        else:
             value = collected(writes, visit.node.config.outputs)
-            delta = Delta(visit.seq, visit.reads_from, {visit.item.parallel.collect_field: value}, visit.item.index)
-            return Outcome(visit, delta)
-        state = dict(visit.state)
-        delta = Delta(visit.seq, visit.reads_from, writes)
-        apply(state, delta, self._plan.reducers)
+            visit.writes = {visit.item.parallel.collect_field: value}
+        end, decision = visit.end, visit.decision
+        if visit.captures:
+            end[semconv.CONTENT_OUTPUTS] = self._recorder.mask(encode(visit.writes))
+        if decision is not None:
+            end[semconv.EDGE] = decision.label
+            if decision.exhausted:
+                end[semconv.LOOP_EXHAUSTED] = True
+        end[semconv.STATUS] = COMPLETED
+
+    def _decide(self, visit: Visit, writes: dict[str, Any]) -> None:
+        visit.after = state = dict(visit.token.state)
+        apply(state, writes, self._plan.reducers)
         try:
-            decision, emptied = settle_maps(self._plan, visit.node.id, state, visit.loops)
+            visit.decision, emptied = settle_maps(self._plan, visit.node.id, state, visit.token.loops)
         except Exception as error:  # noqa: BLE001 - a condition that cannot be computed: the run fails, the node did not
-            return Outcome(visit, delta, state, edge_error=error)
+            visit.edge_error = error
+            return
         if emptied:
             state.update(emptied)
-            delta = Delta(visit.seq, visit.reads_from, {**writes, **emptied})
-        return Outcome(visit, delta, state, decision)
+            visit.writes = {**writes, **emptied}
 
-    def _written(self, outcome: Outcome) -> dict[str, AttributeValue]:
-        end: dict[str, AttributeValue] = {semconv.STATUS: _COMPLETED}
-        if self._captures(outcome.visit.node):
-            end[semconv.CONTENT_OUTPUTS] = self._recorder.mask(encode(outcome.delta.writes))
-        if outcome.decision is not None:
-            end[semconv.EDGE] = outcome.decision.label
-            if outcome.decision.exhausted:
-                end[semconv.LOOP_EXHAUSTED] = True
-        return end
+    def _failed(self, visit: Visit, error: BaseException) -> None:
+        visit.error = error
+        if visit.seq in self._open:
+            failure = record_failure(visit.span, error, mask=self._recorder.mask, capture=visit.captures)
+            visit.end.update(failure)
 
-    def _failed(self, opened: _Open, error: BaseException) -> dict[str, AttributeValue]:
-        captures = self._captures(opened.visit.node)
-        return record_failure(opened.span, error, mask=self._recorder.mask, capture=captures)
-
-    def _captures(self, node: CompiledNode) -> bool:
-        return self._capture_content and node.config.capture_content
-
-    async def _attempts(self, opened: _Open) -> dict[str, Any]:
-        retry = opened.visit.node.config.retry
+    async def _attempts(self, visit: Visit) -> dict[str, Any]:
+        retry = visit.node.config.retry
         await in_a_loop()
-        while True:
-            opened.attempts += 1
+        for attempt in itertools.count(1):
+            if attempt > 1:
+                visit.end[semconv.ATTEMPTS] = attempt
             try:
-                return await self._attempt(opened)
+                return await self._attempt(visit)
             except ProviderError as failed:
                 provider_error = failed.error  # model calls have had their own retries
                 break
             except Exception as error:
-                if opened.attempts >= retry.max_attempts:
+                if attempt >= retry.max_attempts:
                     raise
-                opened.span.add_event("retry", {semconv.EXCEPTION_TYPE: error_type(error)})
-            await asyncio.sleep(min(retry.initial_delay * 2 ** (opened.attempts - 1), retry.max_delay))
+                visit.span.add_event("retry", {semconv.EXCEPTION_TYPE: error_type(error)})
+            await asyncio.sleep(min(retry.initial_delay * 2 ** (attempt - 1), retry.max_delay))
         raise provider_error  # here and not where it was caught, so that it keeps the context it came with
 
-    def _attempt(self, opened: _Open) -> Coroutine[Any, Any, dict[str, Any]]:
-        node = opened.visit.node
-        body = self._ask(opened) if node.kind == "model" else self._call(opened)
+    def _attempt(self, visit: Visit) -> Coroutine[Any, Any, dict[str, Any]]:
+        node = visit.node
+        body = self._ask(visit) if node.kind == "model" else self._call(visit)
         seconds = node.config.timeout
         if seconds is None:
             return body
         late = NodeTimeoutError(f"node {node.id!r} took longer than its timeout of {seconds:g} s")
         return within(seconds, body, error=late)
 
-    def _inputs(self, opened: _Open) -> dict[str, Any]:
-        visit = opened.visit
+    def _inputs(self, visit: Visit) -> dict[str, Any]:
         if not visit.node.inputs:
             return {}
-        inputs = visit.node.resolve_inputs(Scope(visit.state, _locals(visit)))
-        if self._captures(visit.node):
-            opened.inputs = self._recorder.mask(encode(inputs))
+        inputs = visit.node.resolve_inputs(visit.token.state, visit.item)
+        if visit.captures:
+            visit.end[semconv.CONTENT_INPUTS] = self._recorder.mask(encode(inputs))
         return inputs
 
-    async def _call(self, opened: _Open) -> dict[str, Any]:
-        node = opened.visit.node
-        inputs = self._inputs(opened)
+    async def _call(self, visit: Visit) -> dict[str, Any]:
+        node = visit.node
+        inputs = self._inputs(visit)
         function = self._functions[node.config.function]  # type: ignore[union-attr]  # `kind` says that it is one
-        inline = opened.visit.alone and node.config.timeout is None
+        inline = visit.alone and node.config.timeout is None
         if inline and not function.is_async:
             result = call_inline(function.call, inputs)
             if is_awaited(result):
@@ -269,15 +259,15 @@ class NodeExecutor:
             result = await call_function(function, inputs, pool=self._pool)
         return node.checked(named_outputs(result, node.config.outputs))
 
-    async def _ask(self, opened: _Open) -> dict[str, Any]:
-        node = opened.visit.node
-        inputs = self._inputs(opened)
-        scope = Scope(opened.visit.state, {**_locals(opened.visit), **inputs})
+    async def _ask(self, visit: Visit) -> dict[str, Any]:
+        node = visit.node
+        inputs = self._inputs(visit)
+        scope = Scope(visit.token.state, {**(visit.item.locals if visit.item else {}), **inputs})
         messages = [Message("system", render(node.system, scope))] if node.system else []
         messages.append(Message("user", render(node.prompt, scope)))  # type: ignore[arg-type]  # a model node has one
-        asked = opened.asked = opened.asked or _Asked()
+        asked = visit.asked = visit.asked or _Asked()
         for answers_left in range(MAX_ANSWERS - 1, -1, -1):
-            reply = await self._reply(opened, asked, messages)
+            reply = await self._reply(visit, asked, messages)
             try:
                 return self._answer(node, reply.text, reply.value, reply.parse_error)
             except OutputError as error:
@@ -287,11 +277,11 @@ class NodeExecutor:
                 messages += [Message("assistant", reply.text), Message("user", _again(error))]
         raise AssertionError("unreachable: the last answer returns or raises")
 
-    async def _reply(self, opened: _Open, asked: _Asked, messages: list[Message]) -> Any:
-        node, model = opened.visit.node, self._models[opened.visit.node.id]
-        caller = ModelCaller(model, self._recorder.below(opened.span), self._plan.config.config.execution.max_retries)
+    async def _reply(self, visit: Visit, asked: _Asked, messages: list[Message]) -> Any:
+        node, model = visit.node, self._models[visit.node.id]
+        caller = ModelCaller(model, self._recorder.below(visit.span), self._plan.config.config.execution.max_retries)
         asked.provider = model.info.provider or ""
-        reply = await caller.call(messages, schema=node.answer_schema, meter=asked.meter, capture=self._captures(node))
+        reply = await caller.call(messages, schema=node.answer_schema, meter=asked.meter, capture=visit.captures)
         asked.models.append(reply.model or model.info.model)
         return reply
 
@@ -305,10 +295,6 @@ class NodeExecutor:
         if missing:
             raise OutputError(f"the answer has no {', '.join(map(repr, missing))}")
         return node.checked(value)
-
-
-def _locals(visit: Visit) -> Mapping[str, Any]:
-    return visit.item.locals if visit.item else {}
 
 
 def _again(error: OutputError) -> str:

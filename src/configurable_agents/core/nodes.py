@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,16 +42,18 @@ class CompiledNode:
     is_called_once: bool
     """Whether it is a function without retries and time-out."""
 
-    def resolve_inputs(self, scope: Scope) -> dict[str, Any]:
+    def resolve_inputs(self, state: Mapping[str, Any], item: Item | None) -> dict[str, Any]:
         """Give the values of the local names; copies, so that nobody can change the state through them.
 
         Raises:
             TemplateError: A path leads nowhere.
         """
-        if self.fields is not None and not scope.locals:
-            state = scope.state
-            with suppress(KeyError):  # what is missing is said below
+        if self.fields is not None and item is None:
+            try:
                 return {name: copy_plain(state[source]) for name, source in self.fields.items()}
+            except KeyError:
+                pass  # what is missing is said below
+        scope = Scope(state, item.locals if item else {})
         return {name: copy_plain(resolve_value(source, scope)) for name, source in self.inputs.items()}
 
     def checked(self, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ MAX_ERROR_CHARACTERS = 10_000
 """An exception's text may hold a whole response; beyond this it is cut."""
 MAX_FRAMES = 30
 """The innermost frames tell where it happened."""
-_COMPLETED: Final = Status.COMPLETED.value
+COMPLETED: Final = Status.COMPLETED.value
 WITHHELD: Final = "the error's text is not kept: capture_content is false"
 _WITHOUT_CONTENT: Final = (ExecutionLimitError, MapError, NodeTimeoutError, RunTimeoutError)
 """Errors whose texts are our own, and hold no value of the run's."""
@@ -52,7 +52,7 @@ class Recorder:
 def end_span(span: RecordedSpan, attributes: dict[str, AttributeValue], *, trusted: bool = False) -> None:
     """Set what is known at the end, then end (`trusted`: see `RecordedSpan`)."""
     # Always with a status: a span left by CancelledError, KeyboardInterrupt or SystemExit would look like success.
-    is_well = attributes.get(semconv.STATUS) == _COMPLETED
+    is_well = attributes.get(semconv.STATUS) == COMPLETED
     span.complete(attributes, None if is_well else str(attributes.get(semconv.ERROR_MESSAGE, "")), trusted=trusted)
 
 

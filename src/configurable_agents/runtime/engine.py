@@ -24,7 +24,7 @@ from configurable_agents.core.graph import (
     next_nodes,
     settle_maps,
 )
-from configurable_agents.core.node_executor import NodeExecutor, Outcome, Visit
+from configurable_agents.core.node_executor import NodeExecutor, Visit
 from configurable_agents.core.nodes import CompiledNode, Item
 from configurable_agents.core.waiting import Interruption, cancel_all, in_a_loop
 from configurable_agents.deltas import Delta, fold_state
@@ -133,25 +133,23 @@ class Engine:
     async def _execute(self, token: Token, *, alone: bool = False) -> list[Token]:
         if token.items is not None:
             return await self._map(token, token.items)
-        visit = self._visit(token, alone=alone and self._inline is not None)
-        outcome = await (self._executor.execute(visit) if alone else self._in_turn(visit))
-        return self._leave(token, outcome)
+        visit = self._visit(token, None, alone and self._inline is not None)
+        await (self._executor.execute(visit) if alone else self._in_turn(visit))
+        return self._leave(visit)
 
-    async def _in_turn(self, visit: Visit) -> Outcome:
+    async def _in_turn(self, visit: Visit) -> None:
         """Execute a visit when there is a slot for it; its latency begins then."""
         try:
             await self._slots.acquire()
-        except asyncio.CancelledError as error:
+        except asyncio.CancelledError:
             self._executor.cancelled(visit)
-            return Outcome(visit, Delta(visit.seq, visit.reads_from), error=error)
+            return
         try:
-            return await self._executor.execute(visit)
+            await self._executor.execute(visit)
         finally:
             self._slots.release()
 
-    def _visit(
-        self, token: Token, *, item: Item | None = None, branch: str | None = None, alone: bool = False
-    ) -> Visit:
+    def _visit(self, token: Token, item: Item | None, alone: bool) -> Visit:
         if self._seq >= self._limits.max_node_executions:
             limit = self._limits.max_node_executions
             raise RunError(
@@ -161,66 +159,56 @@ class Engine:
                 )
             )
         self._seq += 1
-        return Visit(
-            node=self._nodes[token.at],
-            seq=self._seq,
-            state=token.state,
-            reads_from=token.heads,
-            branch=branch or token.branch,
-            loops=token.loops,
-            item=item,
-            alone=alone,
-        )
+        return Visit(self._nodes[token.at], self._seq, token, item, alone)
 
-    def _leave(self, token: Token, outcome: Outcome) -> list[Token]:
+    def _leave(self, visit: Visit) -> list[Token]:
         """Move the token on after its node, or fail the run."""
-        if outcome.error is not None:
-            raise RunError(outcome.error, outcome.visit)
-        if outcome.decision is None:
-            raise RunError(outcome.edge_error or LookupError(f"node {token.at!r} has no way on"))
-        self._note(outcome.delta)
-        return move(self._plan, token, outcome.decision, state=outcome.state, heads=(outcome.delta.seq,))
+        if visit.error is not None:
+            raise RunError(visit.error, visit)
+        if visit.decision is None:
+            raise RunError(visit.edge_error or LookupError(f"node {visit.node.id!r} has no way on"))
+        self._note(visit)
+        return move(self._plan, visit.token, visit.decision, state=visit.after, heads=(visit.seq,))
 
-    def _note(self, delta: Delta) -> None:
+    def _note(self, visit: Visit) -> None:
         if self._running or self._waiting or self._ended:
-            self._deltas[delta.seq] = delta
+            index = None if visit.item is None else visit.item.index
+            self._deltas[visit.seq] = Delta(visit.seq, visit.token.heads, visit.writes, index)
 
     async def _map(self, token: Token, parallel: Parallel) -> list[Token]:
         """Run a map's target once for each item, then go on along the target's own edge with the collected list."""
         await in_a_loop()
         items = token.state[parallel.items_field]
-        visits = [
-            self._visit(token, item=Item(index, value, parallel), branch=".".join(map(str, (*token.path, index))))
-            for index, value in enumerate(items)
-        ]
-        outcomes = await self._all_items(visits, parallel.max_concurrency or self._limits.max_concurrency)
-        for outcome in outcomes:
-            self._note(outcome.delta)
+        visits = [self._visit(token, Item(index, value, parallel), False) for index, value in enumerate(items)]
+        await self._all_items(visits, parallel.max_concurrency or self._limits.max_concurrency)
+        for visit in visits:
+            self._note(visit)
         state = dict(token.state)
-        state[parallel.collect_field] = [o.delta.writes[parallel.collect_field] for o in outcomes]
+        state[parallel.collect_field] = [visit.writes[parallel.collect_field] for visit in visits]
         try:
             decision, emptied = settle_maps(self._plan, token.at, state, token.loops)
         except Exception as error:
             raise RunError(error) from error
-        heads = tuple(outcome.delta.seq for outcome in outcomes)
+        heads = tuple(visit.seq for visit in visits)
         return move(self._plan, token, decision, state={**state, **emptied}, heads=heads)
 
-    async def _all_items(self, visits: Sequence[Visit], width: int) -> list[Outcome]:
+    async def _all_items(self, visits: Sequence[Visit], width: int) -> None:
         """Execute visits, `width` at once; after the first failure the rest is recorded as cancelled."""
-        outcomes: dict[int, Outcome] = {}
+        ended: set[int] = set()
         left = deque(visits)
 
-        async def work() -> Outcome | None:
+        async def work() -> Visit | None:
             while left:
                 visit = left.popleft()
-                outcome = outcomes[visit.seq] = await self._in_turn(visit)
-                if outcome.error is not None:
-                    return outcome
+                await self._in_turn(visit)
+                ended.add(visit.seq)
+                if visit.error is not None:
+                    return visit
             return None
 
         workers = [asyncio.create_task(work()) for _ in range(min(width, len(visits)))]
-        pending: set[asyncio.Task[Outcome | None]] = set(workers)
-        failed: Outcome | None = None
+        pending: set[asyncio.Task[Visit | None]] = set(workers)
+        failed: Visit | None = None
         try:
             while pending and failed is None:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -229,11 +217,10 @@ class Engine:
             left.clear()  # a worker whose node does not let itself be cancelled must not begin another
             await cancel_all(pending, seconds=CANCEL_SECONDS)
             for visit in visits:
-                if visit.seq not in outcomes:
+                if visit.seq not in ended:
                     self._executor.cancelled(visit)
         if failed is not None and failed.error is not None:
-            raise RunError(failed.error, failed.visit)
-        return [outcomes[visit.seq] for visit in visits]
+            raise RunError(failed.error, failed)
 
     async def _cancel(self) -> None:
         """Cancel what is running, and record as cancelled what does not let itself be cancelled."""
