@@ -7,7 +7,7 @@ import contextvars
 import inspect
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass
 from types import FunctionType, NoneType
 from typing import Any, Final
@@ -17,28 +17,32 @@ from configurable_agents.errors import OutputError
 
 _PLAIN: Final = frozenset({bool, dict, float, int, list, NoneType, str, tuple})
 """What nobody awaits: looking at it more closely takes longer than a short function."""
+_VALUES: Final = _PLAIN - {dict}
+"""What cannot hold outputs by name."""
 _IDLE_SECONDS: Final = 5.0
 """An idle thread ends after this, so that a quiet program keeps none."""
 
 
-@dataclass(slots=True)  # nobody changes one; making a frozen one takes three times as long, and each run makes some
-class Function:
-    """A registered callable, looked at once."""
+@dataclass(slots=True)
+class Functions:
+    """The callables of one run, each looked at once."""
 
-    name: str
-    call: Callable[..., Any]
-    is_async: bool
+    calls: Mapping[str, Callable[..., Any]]
+    asynchronous: Set[str]
+    """Which of them run on the loop."""
 
     @classmethod
-    def of(cls, name: str, call: Callable[..., Any]) -> Function:
-        """Look at a callable: an `async def`, or an object whose `__call__` is one, runs on the loop."""
-        if type(call) is FunctionType and not call.__dict__:  # nothing marks it as what it is not, as mostly
-            return cls(name, call, bool(call.__code__.co_flags & inspect.CO_COROUTINE))
-        is_async = inspect.iscoroutinefunction(call)
-        if not is_async and not isinstance(call, FunctionType):
-            method = getattr(call, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
-            is_async = inspect.iscoroutinefunction(method)
-        return cls(name, call, is_async)
+    def of(cls, calls: Mapping[str, Callable[..., Any]]) -> Functions:
+        """Look at callables by name."""
+        return cls(calls, {name for name, call in calls.items() if _is_async(call)})
+
+
+def _is_async(call: Callable[..., Any]) -> bool:
+    """Tell whether a callable runs on the loop: an `async def` does, or an object whose `__call__` is one."""
+    if type(call) is FunctionType and not call.__dict__:  # nothing marks it as what it is not, as mostly
+        return bool(call.__code__.co_flags & inspect.CO_COROUTINE)
+    looked_at = [call] if isinstance(call, FunctionType) else [call, getattr(call, "__call__", None)]  # noqa: B004 - its kind is asked, not whether it is there
+    return any(map(inspect.iscoroutinefunction, looked_at))
 
 
 class FunctionPool:
@@ -142,11 +146,9 @@ def call_inline(call: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         asyncio._set_running_loop(loop)  # noqa: SLF001
 
 
-async def call_function(function: Function, arguments: Mapping[str, Any], *, pool: FunctionPool) -> Any:
-    """Call a registered function with keyword arguments, a plain one in the pool, and give its result."""
-    if function.is_async:
-        return await function.call(**arguments)
-    result = await pool.run(lambda: function.call(**arguments))
+async def call_in_pool(call: Callable[..., Any], arguments: Mapping[str, Any], *, pool: FunctionPool) -> Any:
+    """Call a plain function with keyword arguments in the pool, and give its result."""
+    result = await pool.run(lambda: call(**arguments))
     return await awaited(result) if is_awaited(result) else result
 
 
@@ -173,7 +175,7 @@ def named_outputs(result: Any, outputs: tuple[str, ...]) -> dict[str, Any]:
     """
     if not outputs:
         return {}
-    if len(outputs) == 1 and type(result) in _PLAIN and type(result) is not dict:
+    if len(outputs) == 1 and type(result) in _VALUES:
         return {outputs[0]: result}
     value = result.model_dump() if hasattr(result, "model_dump") else result
     if len(outputs) == 1 and not (isinstance(value, Mapping) and set(value) == set(outputs)):

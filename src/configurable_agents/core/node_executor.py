@@ -16,10 +16,10 @@ from opentelemetry.util.types import AttributeValue
 from configurable_agents import semconv
 from configurable_agents.core.encoding import encode
 from configurable_agents.core.functions import (
-    Function,
     FunctionPool,
+    Functions,
     awaited,
-    call_function,
+    call_in_pool,
     call_inline,
     is_awaited,
     named_outputs,
@@ -97,7 +97,7 @@ class NodeExecutor:
         plan: Plan,
         recorder: Recorder,
         *,
-        functions: Mapping[str, Function],
+        functions: Functions,
         models: Mapping[str, ChatModel],
         pool: FunctionPool,
         capture_content: bool = True,
@@ -248,15 +248,15 @@ class NodeExecutor:
     async def _call(self, visit: Visit) -> dict[str, Any]:
         node = visit.node
         inputs = self._inputs(visit)
-        function = self._functions[node.config.function]  # type: ignore[union-attr]  # `kind` says that it is one
-        inline = visit.alone and node.config.timeout is None
-        if inline and not function.is_async:
-            result = call_inline(function.call, inputs)
+        name = node.config.function  # type: ignore[union-attr]  # `kind` says that it has one
+        call, is_async = self._functions.calls[name], name in self._functions.asynchronous
+        if visit.alone and not is_async and node.config.timeout is None:
+            result = call_inline(call, inputs)
             if is_awaited(result):
                 result = await awaited(result)
         else:
             await in_a_loop()
-            result = await call_function(function, inputs, pool=self._pool)
+            result = await (call(**inputs) if is_async else call_in_pool(call, inputs, pool=self._pool))
         return node.checked(named_outputs(result, node.config.outputs))
 
     async def _ask(self, visit: Visit) -> dict[str, Any]:

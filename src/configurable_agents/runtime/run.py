@@ -18,7 +18,7 @@ from opentelemetry.util.types import AttributeValue
 from configurable_agents import semconv
 from configurable_agents.config.schema import RuntimeConfig
 from configurable_agents.core.encoding import encode
-from configurable_agents.core.functions import Function, FunctionPool
+from configurable_agents.core.functions import FunctionPool, Functions
 from configurable_agents.core.node_executor import NodeExecutor
 from configurable_agents.core.secrets import masker
 from configurable_agents.core.spans import Recorder, describe, end_span, record_failure
@@ -52,7 +52,7 @@ class Ready:
     config: RuntimeConfig
     given: Mapping[str, Any]
     defaults: Mapping[str, Any]
-    functions: Mapping[str, Function]
+    functions: Functions
     models: Mapping[str, ChatModel]
     secrets: frozenset[str]
     store: StoreChoice
