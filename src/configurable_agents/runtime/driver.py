@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import contextvars
 import functools
-import signal
 import threading
 from collections.abc import Callable, Coroutine
 from types import FrameType
@@ -20,6 +19,14 @@ from typing import Any, Final, Generic, TypeVar
 from configurable_agents.core.functions import call_inline
 from configurable_agents.core.waiting import GRACE_SECONDS, LOOP_WANTED, Interruption, cancel_all, is_in_a_loop
 from configurable_agents.runtime.loops import LOOPS
+
+try:
+    # What `signal` itself calls: it looks each handler up among its enums, in vain, which takes as long as two nodes.
+    from _signal import SIGINT, default_int_handler, getsignal  # type: ignore[import-not-found]  # it has no stubs
+    from _signal import signal as set_handler
+except ImportError:  # the module is Python's own, and not trusted to be there
+    from signal import SIGINT, default_int_handler, getsignal
+    from signal import signal as set_handler
 
 T = TypeVar("T")
 
@@ -71,9 +78,9 @@ class _Drive(Generic[T]):
         _HERE.is_driving = True
         try:
             here = threading.current_thread() is threading.main_thread()
-            if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            if not here or getsignal(SIGINT) is not default_int_handler:
                 return self._begin(inline)
-            signal.signal(signal.SIGINT, self._on_sigint)
+            set_handler(SIGINT, self._on_sigint)
             try:
                 result = self._begin(inline)
             except asyncio.CancelledError:
@@ -81,7 +88,7 @@ class _Drive(Generic[T]):
                     raise KeyboardInterrupt from None
                 raise
             finally:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+                set_handler(SIGINT, default_int_handler)
             if self.interruption.is_wanted:
                 raise KeyboardInterrupt  # too late for the run, which has been kept as completed; not for the program
             return result
