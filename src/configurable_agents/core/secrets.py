@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -14,6 +15,11 @@ MIN_CHARACTERS: Final = 6
 
 def masker(values: Collection[str]) -> Callable[[str], str]:
     """Make a function that replaces the values in a text, also where they have been escaped in it."""
+    return _masker(frozenset(values))
+
+
+@functools.lru_cache(maxsize=8)  # most runs of a program have the same secrets
+def _masker(values: frozenset[str]) -> Callable[[str], str]:
     spellings = {spelling for value in values if len(value) >= MIN_CHARACTERS for spelling in _spellings(value)}
     if not spellings:
         return _unchanged
