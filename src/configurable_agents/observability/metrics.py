@@ -17,7 +17,6 @@ from configurable_agents import semconv
 from configurable_agents.observability.exits import EXITS
 from configurable_agents.observability.measurements import Measurement, measurements
 from configurable_agents.observability.metric_sender import MetricDestination, MetricSender
-from configurable_agents.observability.sampling import sdk_disabled
 from configurable_agents.semconv import Operation
 
 if TYPE_CHECKING:
@@ -78,8 +77,6 @@ def metrics_route(environ: Mapping[str, str], *, ship_to_host: bool) -> MetricsR
     Args:
         ship_to_host: Whether a host's meter provider may be used.
     """
-    if sdk_disabled():
-        return None
     try:
         chosen = metric_destinations(environ)
         if chosen:
@@ -100,12 +97,13 @@ def metric_destinations(environ: Mapping[str, str]) -> tuple[MetricDestination, 
 
     See: OpenTelemetry specification, "Environment variables": exporter selection and OTLP exporter.
     """
-    return _destinations(tuple(environ.get(name, "").strip() for name in _VARIABLES))
+    return _destinations(tuple(map(environ.get, _VARIABLES)))
 
 
 @functools.lru_cache(maxsize=8)
-def _destinations(values: tuple[str, ...]) -> tuple[MetricDestination, ...]:
-    environ = {name: value for name, value in zip(_VARIABLES, values, strict=True) if value}
+def _destinations(values: tuple[str | None, ...]) -> tuple[MetricDestination, ...]:
+    said = zip(_VARIABLES, values, strict=True)
+    environ = {name: value.strip() for name, value in said if value is not None and value.strip()}
     default = "none" if _first(environ, _METRICS_ENDPOINT, _ENDPOINT) is None else "otlp"
     names = [name.strip() for name in environ.get("OTEL_METRICS_EXPORTER", default).split(",") if name.strip()]
     if "none" in names:

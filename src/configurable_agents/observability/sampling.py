@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -12,8 +12,6 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.sdk.trace.sampling import _get_from_env_or_default as sampler_from_environment
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
-
-from configurable_agents.environ import environment
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +77,6 @@ class ShipSampler(Sampler):
         return f"ShipSampler(own={self._own.get_description()}, disabled={self._disabled})"
 
 
-def sdk_disabled() -> bool:
+def sdk_disabled(environ: Mapping[str, str]) -> bool:
     """Say whether `OTEL_SDK_DISABLED` is true: then nothing is shipped, and the store is complete all the same."""
-    return environment().get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"

@@ -68,7 +68,7 @@ def open_telemetry(
         store: Keeps the whole spans, and takes the marks of what was delivered.
         ship_to_host: Whether spans and metrics may go to the SDK's providers that the host has set up.
     """
-    if sdk_disabled():
+    if sdk_disabled(environ):
         return Telemetry()
     routes: list[SpanRoute] = []
     shippers = [SHIPPERS.of(destination, store) for destination in destinations]

@@ -130,7 +130,7 @@ def _first(
 
 def _sampling() -> tuple[bool, tuple[str | None, ...]]:
     environ = environment()
-    return sdk_disabled(), (environ.get("OTEL_TRACES_SAMPLER"), environ.get("OTEL_TRACES_SAMPLER_ARG"))
+    return sdk_disabled(environ), (environ.get("OTEL_TRACES_SAMPLER"), environ.get("OTEL_TRACES_SAMPLER_ARG"))
 
 
 @functools.lru_cache(maxsize=8)
