@@ -28,7 +28,7 @@ _WITHOUT_CONTENT: Final = (ExecutionLimitError, MapError, NodeTimeoutError, RunT
 """Errors whose texts are our own, and hold no value of the run's."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # nobody changes one; making a frozen one takes three times as long, and each run makes one
 class Recorder:
     """Makes the spans below one of a run's spans."""
 

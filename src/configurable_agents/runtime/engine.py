@@ -34,7 +34,7 @@ CANCEL_SECONDS = 0.25
 """How long cancelled nodes may clean up; a little more than a node's own time-out gives its body."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Final:
     """How a run ended well."""
 
