@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
 
 from _both_ways import both_ways
 from _graphs import graph, play
@@ -190,6 +192,27 @@ def test_plain_functions_of_items_run_at_the_same_time(store: Path) -> None:
 
     functions: Any = {"each": each, "after": lambda **_: None}
     assert run_workflow(mapping(), functions=functions, store=store).outputs["all"] == [3, 1, 2]
+
+
+def test_a_map_does_not_hold_the_spans_of_items_that_have_ended() -> None:
+    """A thousand documents would stay in memory, twice each, until the last one is done."""
+    ended: list[weakref.ref[ReadableSpan]] = []
+    held: list[int] = []
+
+    class Ended:
+        def on_start(self, span: ReadableSpan) -> None: ...
+
+        def on_end(self, span: ReadableSpan) -> None:
+            ended.append(weakref.ref(span))
+
+    def each(**_: Any) -> int:
+        held.append(sum(span() is not None for span in ended))
+        return 1
+
+    workflow = mapping(max_concurrency=1)
+    run_workflow(workflow, functions={"each": each, "after": lambda **_: None}, store=False, observers=[Ended()])
+    assert held == [0, 0, 0]
+    assert len(ended) == 5
 
 
 @both_ways
