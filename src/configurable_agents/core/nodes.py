@@ -41,6 +41,11 @@ class CompiledNode:
     """Where each of the inputs is just a field of the state, as `{text}`: which one."""
     is_called_once: bool
     """Whether it is a function without retries and time-out."""
+    function: str
+    """The name of its callable; empty for a model."""
+    timeout: float | None
+    captures: bool
+    """Whether its content may be kept. (These three stand in `config`, too; a look into a pydantic model takes longer.)"""
 
     def resolve_inputs(self, state: Mapping[str, Any], item: Item | None) -> dict[str, Any]:
         """Give the values of the local names; copies, so that nobody can change the state through them.
@@ -101,6 +106,9 @@ def _compiled(node: NodeConfig, config: WorkflowConfig) -> CompiledNode:
         },
         fields=_fields(inputs),
         is_called_once=model is None and node.timeout is None and node.retry.max_attempts == 1,
+        function=node.function if isinstance(node, FunctionNode) else "",
+        timeout=node.timeout,
+        captures=node.capture_content,
     )
 
 

@@ -85,15 +85,16 @@ class Engine:
         """
         try:
             self._enter(state)
-            while self._waiting or self._running:
+            waiting, running = self._waiting, self._running
+            while waiting or running:
                 if self._inline is not None and self._inline.is_wanted:
                     raise asyncio.CancelledError
-                if len(self._waiting) == 1 and not self._running:
+                if running or len(waiting) > 1:
+                    await self._step()
+                else:
                     # One token and nothing else live: it waits for nobody, and needs no task, no slot and no carrying of
                     # errors.
-                    self._arrive(await self._execute(self._waiting.pop(), alone=True))
-                else:
-                    await self._step()
+                    self._arrive(await self._execute(waiting.pop(), alone=True))
         except RunError:
             await self._cancel()
             raise
@@ -114,7 +115,7 @@ class Engine:
     async def _step(self) -> None:
         arrivals = next_nodes(self._plan, self._waiting, [arrival.node for arrival in self._running.values()])
         taken = {id(token) for arrival in arrivals for token in arrival.tokens}
-        self._waiting = [token for token in self._waiting if id(token) not in taken]
+        self._waiting[:] = [token for token in self._waiting if id(token) not in taken]
         if len(arrivals) == 1 and not self._running:
             self._arrive(await self._execute(self._merged(arrivals[0]), alone=True))
             return

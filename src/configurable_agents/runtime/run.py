@@ -116,7 +116,7 @@ class _Run:
             end = {semconv.STATUS: Status.COMPLETED.value, semconv.READS_FROM: final.heads}
         except RunError as failure:
             outcome = failure
-            captures = self._captures and (failure.visit is None or failure.visit.node.config.capture_content)
+            captures = self._captures and (failure.visit is None or failure.visit.node.captures)
             end = record_failure(span, failure.error, mask=self._mask, capture=captures)
         except BaseException as error:
             end = record_failure(span, error, mask=self._mask, capture=self._captures)
