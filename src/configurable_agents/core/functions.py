@@ -32,9 +32,9 @@ class Functions:
     """Which of them run on the loop."""
 
     @classmethod
-    def of(cls, calls: Mapping[str, Callable[..., Any]]) -> Functions:
-        """Look at callables by name."""
-        return cls(calls, {name for name, call in calls.items() if _is_async(call)})
+    def of(cls, calls: Mapping[str, Callable[..., Any]], names: Set[str]) -> Functions:
+        """Look at those of the callables that a run may call."""
+        return cls(calls, {name for name in names if _is_async(calls[name])})
 
 
 def _is_async(call: Callable[..., Any]) -> bool:

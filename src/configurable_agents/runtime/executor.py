@@ -188,4 +188,4 @@ def _functions(workflow: Workflow, offered: Mapping[str, Callable[..., Any]]) ->
     if missing:
         have = ", ".join(map(repr, sorted(offered))) or "none"
         raise InputError([f"function {name!r} is not registered; functions= has {have}" for name in missing])
-    return Functions.of({name: offered[name] for name in workflow.function_names})
+    return Functions.of(dict(offered), workflow.function_names)
