@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,13 +15,19 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExportResult
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from _runs import calls, chain, eventually, field, kept, rows
 from _workflows import make
-from configurable_agents import StoreSpanExporter, Workflow, create_storage_backend, run_workflow
+from configurable_agents import StoreSpanExporter, Workflow, create_storage_backend, run_workflow, semconv
+from configurable_agents.observability.route import RunRoute
+from configurable_agents.observability.tracing import start_run
+from configurable_agents.spans import RecordedSpan
+from configurable_agents.storage.records import AnyRecord, NodeStart
+from configurable_agents.storage.writer import Writer
 
 
 @pytest.fixture
@@ -61,6 +68,39 @@ def test_what_is_short_costs_no_row_of_its_start(store: Path) -> None:
     run_workflow(workflow, functions={"slow": lambda: 1}, store=backend)
     backend.close()
     assert written == ["execute_node slow completed", "invoke_workflow made completed"]
+
+
+class Interrupted(Writer):
+    """A user presses Ctrl+C as the third write begins."""
+
+    writes = 0
+
+    def write(self, records: Sequence[AnyRecord | NodeStart]) -> None:
+        self.writes += 1
+        if self.writes == 3:
+            raise KeyboardInterrupt
+        super().write(records)
+
+
+def test_an_interrupt_while_records_are_written_takes_nothing_with_it_that_has_ended(store: Path) -> None:
+    """What a node did is not to be lost because the next one was about to start."""
+    backend = create_storage_backend(store)
+    exporter = StoreSpanExporter(writer=Interrupted(None, journals=backend.journals, backend=backend))
+    run_id = {semconv.RUN_ID: "01900000-0000-7000-8000-000000000000"}
+
+    def begin(node: str, seq: int) -> RecordedSpan:
+        what = run_id | {semconv.GEN_AI_OPERATION_NAME: "execute_node", semconv.NODE_ID: node}
+        return run.begin_child(f"execute_node {node}", {**what, semconv.SEQ: seq})
+
+    run = start_run(RunRoute(exporter), "made", Context(), {**run_id, semconv.GEN_AI_OPERATION_NAME: "invoke_workflow"})
+    begin("a", 1).complete({semconv.STATUS: "completed"})
+    begin("b", 2).complete({semconv.STATUS: "completed"})
+    with pytest.raises(KeyboardInterrupt):
+        begin("c", 3)
+    run.complete({semconv.STATUS: "cancelled"}, "")
+    exporter.shutdown()
+    backend.close()
+    assert kept(store).said() == [("a", "completed"), ("b", "completed")]
 
 
 def foreign_provider(exporter: StoreSpanExporter, *, batch: bool) -> TracerProvider:

@@ -93,6 +93,12 @@ def call_it_an_error(span: Span) -> None:
     span.set_status(Status(StatusCode.ERROR, "something minor"))
 
 
+def say_nonsense_of_the_status(span: Span) -> None:
+    span.set_status("fine")  # type: ignore[arg-type]  # as above
+    span.set_status(StatusCode.ERROR, "something minor")
+    span.set_status(StatusCode.OK, "but well")
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "hand",
@@ -108,6 +114,7 @@ def call_it_an_error(span: Span) -> None:
         link_to_nothing,
         add_events_at_odd_times,
         call_it_an_error,
+        say_nonsense_of_the_status,
     ],
 )
 def test_nobody_takes_a_node_out_of_the_history(hand: Hand, tmp_path: Path, receiver: OtlpReceiver) -> None:
@@ -117,6 +124,7 @@ def test_nobody_takes_a_node_out_of_the_history(hand: Hand, tmp_path: Path, rece
     found = kept(store)
     assert found.said() == [("first", "completed"), ("second", "completed"), ("third", "completed")]
     assert found.node("second").outputs_json == '{"x":"done"}'
+    assert (found.node("second").status_code, found.node("second").status_message) == ("OK", None)
     assert (span.status, span.attributes["configurable_agents.status"]) == ("OK", "completed")
     assert span.attributes["gen_ai.operation.name"] == "execute_node"
 

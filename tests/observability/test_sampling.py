@@ -12,7 +12,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 from _runs import Kept, asks, calls, chain, field, kept, run_program, scripted
 from _workflows import Spans, make
@@ -57,6 +57,15 @@ def test_below_a_parent_its_flag_decides_what_would_be_shipped(sampled: bool, st
         stored = run_small(store)
     assert flags(stored) == {int(sampled)}
     assert (stored.run.trace_id, stored.run.parent_span_id) == (f"{0x1234 << 64:032x}", f"{0x5678:016x}")
+
+
+def test_every_span_keeps_the_trace_state_and_only_the_runs_parent_is_remote(store: Path) -> None:
+    state = TraceState([("vendor", "1")])
+    parent = SpanContext(0x1234 << 64, 0x5678, is_remote=True, trace_flags=TraceFlags(1), trace_state=state)
+    with trace.use_span(NonRecordingSpan(parent)):
+        stored = run_small(store)
+    found = [(record.trace_state, record.trace_flags) for record in (stored.run, *stored.nodes, *stored.spans)]
+    assert found == [("vendor=1", 0x201), ("vendor=1", 1), ("vendor=1", 1), ("vendor=1", 1)]
 
 
 def test_without_a_parent_and_a_host_everything_would_be_shipped(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from configurable_agents.observability.kept import is_kept
-from configurable_agents.observability.records import to_kept, to_record
-from configurable_agents.observability.spans import RunSpan
+from configurable_agents.observability.records import to_record
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.factory import locate, open_writer, store_target
-from configurable_agents.storage.records import DeliveryRecord, RunId
+from configurable_agents.storage.records import DeliveryRecord, NodeStart, Record, RunId
 from configurable_agents.storage.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -50,15 +49,12 @@ class StoreSpanExporter(SpanExporter):
             return SpanExportResult.FAILURE
         return SpanExportResult.SUCCESS if writer.dropped_records == lost_before else SpanExportResult.FAILURE
 
-    def record(self, spans: Sequence[RunSpan]) -> None:
-        """Keep spans of a run, finished ones and the start of the one that follows them: in one write.
-
-        So one that its process did not survive is known. Never raises, and looks at nothing that a run's own spans have not.
-        """
+    def record(self, records: Sequence[Record | NodeStart]) -> None:
+        """Keep what spans of a run have left, in one write. Never raises."""
         try:
-            (self._writer or self._open()).write([*map(to_kept, spans)])
+            (self._writer or self._open()).write(records)
         except Exception:  # telemetry never breaks a run: this line is the only witness
-            logger.exception("could not store %d spans", len(spans))
+            logger.exception("could not store %d spans", len(records))
 
     def mark_delivered(self, run_id: RunId, destination: str) -> None:
         """Note that every span of a run has been delivered, so that nobody delivers it there again.

@@ -22,7 +22,7 @@ from opentelemetry.util.types import AttributeValue
 
 from configurable_agents.observability.content import ShippedSpan, ShipRules, shippable, shippable_attributes
 from configurable_agents.observability.kept import kept_scope
-from configurable_agents.observability.tracing import SpanRoute
+from configurable_agents.observability.spans import SpanRoute
 from configurable_agents.semconv import SCOPE_NAME
 
 logger = logging.getLogger(__name__)

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
-from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from configurable_agents import semconv
 from configurable_agents.observability.resource import resource_text
 from configurable_agents.observability.spans import PARENT_IS_REMOTE, RunSpan
-from configurable_agents.storage.attributes import json_text, kind_of, typed_record
-from configurable_agents.storage.records import NodeStart, Record, RunId, SpanRecord, WorkflowRunRecord
+from configurable_agents.storage.attributes import json_text, typed_record
+from configurable_agents.storage.records import Record, RunId, SpanRecord
 
-_NODE: Final = semconv.Operation.EXECUTE_NODE.value
+_RUN: Final = semconv.Operation.INVOKE_WORKFLOW.value
 
 
 def to_record(span: ReadableSpan) -> Record:
     """Make the record of a span: of a running one what is known so far."""
-    if type(span) is RunSpan and span.is_plain:  # as nearly every node, twice: nothing is looked at that it has not
-        values, attributes = span.record_fields(), span.known_attributes
+    attributes: Mapping[str, Any]
+    if isinstance(span, RunSpan):
+        values, attributes = span.fields.copy(), span.known_attributes
+        if not span.is_plain:
+            values |= _events_and_links(span)
     else:
-        values, attributes = _shared(span), span.attributes or {}
-    kind = kind_of(attributes)
-    if kind is None:
-        return _other(span, values)
-    if kind.record is WorkflowRunRecord:  # with the version that ran it, which is not the one that may ship it later
-        values["scope_json"] = _scope(span.instrumentation_scope)
-    return typed_record(kind, values, attributes)
-
-
-def to_kept(span: RunSpan) -> Record | NodeStart:
-    """Make what is kept of a run's span: its record, or less of a node that starts, since mostly its end comes soon."""
-    if span.operation == _NODE and span.is_plain and span.is_recording():
-        return NodeStart(span.fields, span.known_attributes)
-    return to_record(span)
+        values, attributes = _fields(span), span.attributes or {}
+    record = typed_record(values, attributes)
+    return _other(span, values) if record is None else record
 
 
 def _other(span: ReadableSpan, values: dict[str, Any]) -> SpanRecord:
@@ -67,8 +59,8 @@ _KIND_NAMES: Final = {kind: kind.name for kind in SpanKind}
 _CODE_NAMES: Final = {code: code.name for code in StatusCode}
 
 
-def _shared(span: ReadableSpan) -> dict[str, Any]:
-    """Give the fields that every record has, as far as they are not at their defaults."""
+def _fields(span: ReadableSpan) -> dict[str, Any]:
+    """Give what a `RunSpan` has in its `fields`, and its events and links."""
     context, parent, status = span.get_span_context(), span.parent, span.status
     if context is None or span.start_time is None:
         raise ValueError(f"the span {span.name!r} has not been started")
@@ -90,37 +82,38 @@ def _shared(span: ReadableSpan) -> dict[str, Any]:
         values["status_message"] = status.description
     if span.kind is not SpanKind.INTERNAL:
         values["kind"] = _KIND_NAMES[span.kind]
-    state, scope, events, links = context.trace_state, span.instrumentation_scope, span.events, span.links
-    if state:
-        values["trace_state"] = state.to_header()
-    if scope is not None and scope.name != semconv.SCOPE_NAME:
-        values["scope_json"] = _scope(scope)
-    if events:
-        values["events_json"] = _events(events)
-    if links:
-        values["links_json"] = _links(links)
-    return values
+    if context.trace_state:
+        values["trace_state"] = context.trace_state.to_header()
+    scope = span.instrumentation_scope
+    if scope is not None and (scope.name != semconv.SCOPE_NAME or _is_run(span.attributes or {})):
+        # Of a run, the version that ran it, which is not the one that may ship it later.
+        values["scope_json"] = scope_text(scope)
+    return values | _events_and_links(span)
 
 
-def _scope(scope: InstrumentationScope | None) -> str | None:
-    if scope is None:
-        return None
+def _is_run(attributes: Mapping[str, Any]) -> bool:
+    return attributes.get(semconv.GEN_AI_OPERATION_NAME) == _RUN and semconv.RUN_ID in attributes
+
+
+def scope_text(scope: InstrumentationScope) -> str:
+    """Give a scope as a JSON object of what it has."""
     more = {"schema_url": scope.schema_url, "attributes": dict(scope.attributes or {})}
     return json_text(
         {"name": scope.name, "version": scope.version, **{key: value for key, value in more.items() if value}}
     )
 
 
-def _events(events: Sequence[Event]) -> str:
-    return json_text(
-        [{"name": e.name, "time_unix_nano": e.timestamp, "attributes": dict(e.attributes or {})} for e in events]
-    )
-
-
-def _links(links: Sequence[Link]) -> str:
-    return json_text(
-        [{**_ids(link.context), "attributes": dict(link.attributes or {}), **_more(link.context)} for link in links]
-    )
+def _events_and_links(span: ReadableSpan) -> dict[str, str]:
+    found, events, links = dict[str, str](), span.events, span.links
+    if events:
+        found["events_json"] = json_text(
+            [{"name": e.name, "time_unix_nano": e.timestamp, "attributes": dict(e.attributes or {})} for e in events]
+        )
+    if links:
+        found["links_json"] = json_text(
+            [{**_ids(link.context), "attributes": dict(link.attributes or {}), **_more(link.context)} for link in links]
+        )
+    return found
 
 
 def _ids(context: SpanContext) -> dict[str, str]:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from configurable_agents.observability.exporter import StoreSpanExporter
-from configurable_agents.observability.spans import RunSpan
-from configurable_agents.observability.tracing import SpanRoute
+from configurable_agents.observability.records import to_record
+from configurable_agents.observability.spans import RunSpan, SpanRoute
 from configurable_agents.semconv import Operation
+from configurable_agents.storage.records import NodeStart, Record
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,9 @@ class RunRoute:
         self._exporter = exporter
         self._told = (*further, *observers)
         self._is_watched = bool(observers)
-        self._held: list[RunSpan] = []
-        """Spans that are to be written with the next one: a run with its first node, model calls with their node, a node
-        with its successor."""
+        self._held: list[Record] = []
+        """What is to be written with the next span: a run with its first node, model calls with their node, a node with
+        its successor."""
         self._open_nodes = 0
 
     @property
@@ -45,41 +46,46 @@ class RunRoute:
 
     def on_start(self, span: RunSpan) -> None:
         """Keep the start of a run or node, and what has ended before it."""
-        if self._exporter is not None:
-            operation = span.operation
-            if operation == _NODE:
+        exporter = self._exporter
+        if exporter is not None:
+            if span.operation == _NODE:
                 self._open_nodes += 1
-                self._held.append(span)
-                self._write_held(self._exporter)
-            elif operation == _RUN:
+                exporter.record([*self._held, NodeStart(span.fields, span.known_attributes)])
+                self._held = []  # only now: an interrupt in between must not lose what has ended
+            elif span.operation == _RUN:
                 # Before its first node starts nothing has happened that anybody could miss: the two are one write. Only
                 # the first run of a process waits for its row, and for the store to be opened.
-                self._held.append(span)
-                if not self._exporter.is_open:
-                    self._write_held(self._exporter)
+                self._hold(span)
+                if not exporter.is_open:
+                    self._write_held(exporter)
         if self._told:
             self._tell("on_start", span)
 
     def on_end(self, span: RunSpan) -> None:
         """Keep the finished span."""
-        if self._exporter is not None:
-            if span not in self._held:  # else it is a run that ends before a node of it starts
-                self._held.append(span)
-            operation = span.operation
-            if operation == _NODE:
+        exporter = self._exporter
+        if exporter is not None:
+            self._hold(span)
+            if span.operation == _NODE:
                 self._open_nodes -= 1
                 # With no other node open nothing is waited for: the next node starts now, or the run ends. Who watches,
                 # though, may tell others what has ended, and be believed.
                 if self._open_nodes or self._is_watched:
-                    self._write_held(self._exporter)
-            elif operation == _RUN:
-                self._write_held(self._exporter)
+                    self._write_held(exporter)
+            elif span.operation == _RUN:
+                self._write_held(exporter)
         if self._told:
             self._tell("on_end", span)
 
+    def _hold(self, span: RunSpan) -> None:
+        try:
+            self._held.append(to_record(span))
+        except Exception:  # telemetry never breaks a run: this line is the only witness
+            logger.exception("could not keep the span %r", span.name)
+
     def _write_held(self, exporter: StoreSpanExporter) -> None:
-        spans, self._held = self._held, []
-        exporter.record(spans)
+        exporter.record(self._held)
+        self._held = []  # only now, as above
 
     def _tell(self, what: str, span: RunSpan) -> None:
         for route in self._told:

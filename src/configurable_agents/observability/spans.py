@@ -10,8 +10,9 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
@@ -22,10 +23,8 @@ from opentelemetry.util.types import Attributes, AttributeValue
 
 from configurable_agents import semconv
 from configurable_agents._version import __version__
+from configurable_agents.observability.ids import IDS
 from configurable_agents.spans import RecordedSpan
-
-if TYPE_CHECKING:
-    from configurable_agents.observability.tracing import RunTracer
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +37,47 @@ _GIVEN_ONCE: Final = frozenset(
     {"", semconv.GEN_AI_OPERATION_NAME, semconv.RUN_ID, semconv.SEQ, semconv.NODE_ID, semconv.NODE_KIND}
 )
 """What a span is does not change after its start: a node whose code calls its span a model call is a node still."""
-_UNSET: Final = Status(StatusCode.UNSET)
-_OK: Final = Status(StatusCode.OK)
+_UNSET, _OK, _ERROR = StatusCode.UNSET.name, StatusCode.OK.name, StatusCode.ERROR.name
+_SETTABLE: Final = (StatusCode.OK, StatusCode.ERROR)
+
+
+class SpanRoute(Protocol):
+    """Where the spans of one run go."""
+
+    def on_start(self, span: ReadableSpan) -> None:
+        """Take a span that has started."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a span that has ended."""
+
+
+class SpanKeeper(Protocol):
+    """Takes every span of one run, before anybody else. It never raises: telemetry breaks no run."""
+
+    def on_start(self, span: RunSpan) -> None:
+        """Take a span that has started."""
+
+    def on_end(self, span: RunSpan) -> None:
+        """Take a span that has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunTrace:
+    """What the spans of one run have in common."""
+
+    context: SpanContext
+    """Of the run's own span. What is shipped of a run is decided once, at this span, and told in the flags."""
+    keeper: SpanKeeper
+    trace_id: str
+    """32 lower-case hex digits."""
+    flags: int
+    state: str | None
+    """W3C tracestate, as its header says it; None if there is none."""
+
+    def context_of(self, span_id: str) -> SpanContext:
+        """Give what identifies a span of the run, by its 16 hex digits."""
+        root = self.context
+        return SpanContext(root.trace_id, int(span_id, 16), False, root.trace_flags, root.trace_state)
 
 
 class RunSpan(RecordedSpan, ReadableSpan):
@@ -56,60 +94,65 @@ class RunSpan(RecordedSpan, ReadableSpan):
     _instrumentation_scope = SCOPE
     _resource = Resource.get_empty()
     """Whoever ships a span gives it the resource that it is shipped with."""
-    _kind = SpanKind.INTERNAL
-    _status = _UNSET
-    _end_time: int | None = None
     _events: Sequence[Event] = ()
     _links: Sequence[Link] = ()
     _attributes: dict[str, Any]
     _known_context: SpanContext | None = None
     is_plain = True
-    """Whether it has nothing but attributes: no events, no links, no trace state, no kind of its own, as most nodes."""
+    """Whether it has no events and no links, as most."""
 
     def __init__(
         self,
-        tracer: RunTracer,
+        trace: RunTrace,
         parent: RunSpan | SpanContext | None,
         attributes: dict[str, Any],
         fields: dict[str, Any],
-        kind: SpanKind,
-        *,
-        trusted: bool,
     ) -> None:
         """Begin.
 
         Args:
-            attributes: Its own from now on.
-            fields: What every record of it has (`storage.records`): made once, for its start, its end and its children.
-            trusted: No attribute need be looked at.
+            attributes: Plain ones; its own from now on.
+            fields: What its record has that is no attribute (`storage.records`), as far as it is known. Its own, too.
         """
-        self._tracer = tracer
+        self._trace = trace
         self._above = parent
         self.fields = fields
-        if trusted:
-            self._attributes = attributes
-        else:
-            self._attributes = {}
-            self._take(attributes)
-        if kind is not SpanKind.INTERNAL:
-            self._kind = kind
-            self.is_plain = False
+        self._attributes = self.known_attributes = attributes
         self.operation = attributes.get(semconv.GEN_AI_OPERATION_NAME)
         """What kind of span it is, for good."""
 
+    # A ReadableSpan has these in attributes; here they stand in `fields`, as the record has them.
+
     @property
-    def _name(self) -> str:  # type: ignore[override]  # a ReadableSpan has these in attributes; here they stand in `fields`
+    def _name(self) -> str:  # type: ignore[override]
         return self.fields["name"]  # type: ignore[no-any-return]
+
+    @property
+    def _kind(self) -> SpanKind:  # type: ignore[override]
+        return SpanKind[self.fields.get("kind", SpanKind.INTERNAL.name)]
 
     @property
     def _start_time(self) -> int:  # type: ignore[override]
         return self.fields["start_time_unix_nano"]  # type: ignore[no-any-return]
 
     @property
+    def _end_time(self) -> int | None:  # type: ignore[override]
+        return self.fields.get("end_time_unix_nano")
+
+    @property
+    def _status(self) -> Status:  # type: ignore[override]
+        return Status(StatusCode[self.fields.get("status_code", _UNSET)], self.fields.get("status_message"))
+
+    @property
+    def trace_id(self) -> str:
+        """32 lower-case hex digits."""
+        return self._trace.trace_id
+
+    @property
     def _context(self) -> SpanContext:  # type: ignore[override]
         # Made when it is asked for: of most nodes nobody does.
         if self._known_context is None:
-            self._known_context = self._tracer.context_of(self.fields["span_id"])
+            self._known_context = self._trace.context_of(self.fields["span_id"])
         return self._known_context
 
     @property
@@ -125,7 +168,22 @@ class RunSpan(RecordedSpan, ReadableSpan):
         trusted: bool = False,
     ) -> RunSpan:
         """Start a span below this one (see the base class)."""
-        return self._tracer.start_below(self, name, attributes, kind, trusted=trusted)
+        trace, now = self._trace, time.time_ns()
+        fields = {
+            "trace_id": trace.trace_id,
+            "span_id": f"{IDS.generate_span_id(now):016x}",
+            "parent_span_id": self.fields["span_id"],
+            "name": name,
+            "start_time_unix_nano": now,
+            "trace_flags": trace.flags,
+        }
+        if trace.state is not None:
+            fields["trace_state"] = trace.state
+        if kind is not SpanKind.INTERNAL:
+            fields["kind"] = kind.name
+        span = RunSpan(trace, self, attributes if trusted else plain(attributes), fields)
+        trace.keeper.on_start(span)
+        return span
 
     def complete(
         self, attributes: dict[str, AttributeValue], error: str | None = None, *, trusted: bool = False
@@ -133,33 +191,15 @@ class RunSpan(RecordedSpan, ReadableSpan):
         """Set the last attributes and the status, and end (see the base class)."""
         if self._is_over("the end"):
             return
-        if trusted:
-            self._attributes.update(attributes)
-        else:
-            self._take(attributes)
-        if error is not None:
-            self._status = Status(StatusCode.ERROR, error)
-        elif self._status.status_code is not StatusCode.OK:
-            self._status = _OK
-        self._finish(None)
-
-    def record_fields(self) -> dict[str, Any]:
-        """Give what a record of it has that is no attribute and no content of its own (`storage.records`)."""
-        values = self.fields.copy()
-        if self._end_time is not None:
-            values["end_time_unix_nano"] = self._end_time
-            status = self._status
-            if status is _OK:
-                values["status_code"] = "OK"
-            elif status is not _UNSET:
-                values["status_code"] = status.status_code.name
-                values["status_message"] = status.description
-        return values
-
-    @property
-    def known_attributes(self) -> Mapping[str, Any]:
-        """The attributes, not to be changed: `attributes` makes a view of them each time."""
-        return self._attributes
+        self._attributes.update(attributes if trusted else plain(attributes))
+        fields = self.fields
+        fields["status_code"] = _OK if error is None else _ERROR
+        if error:
+            fields["status_message"] = error
+        elif "status_message" in fields:
+            del fields["status_message"]  # of an error that a node's code spoke of, and that was none
+        fields["end_time_unix_nano"] = time.time_ns()
+        self._trace.keeper.on_end(self)
 
     def get_span_context(self) -> SpanContext:
         """Give what identifies the span."""
@@ -168,7 +208,7 @@ class RunSpan(RecordedSpan, ReadableSpan):
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Set attributes; a value that OpenTelemetry does not know is made one, or dropped, as the SDK does."""
         if not self._is_over("attributes"):
-            self._take(attributes if _may_be_set(attributes) else _settable(attributes))
+            self._attributes.update(plain(attributes if _may_be_set(attributes) else _settable(attributes)))
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """Set one attribute."""
@@ -191,23 +231,19 @@ class RunSpan(RecordedSpan, ReadableSpan):
     def update_name(self, name: str) -> None:
         """Give the span another name."""
         if not self._is_over("the name"):
-            self.fields = {**self.fields, "name": str(name).encode("utf-8", "backslashreplace").decode()}
+            self.fields["name"] = str(name).encode("utf-8", "backslashreplace").decode()
 
     def is_recording(self) -> bool:
         """Say whether the span has not ended yet."""
-        return self._end_time is None
+        return "end_time_unix_nano" not in self.fields
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """Set the status; OK is final, and UNSET changes nothing (OpenTelemetry trace API, "Set Status")."""
-        code = status.status_code if isinstance(status, Status) else status
-        if self._is_over("the status") or code is StatusCode.UNSET:
+        given = status if isinstance(status, Status) else Status(status, description)
+        if self._is_over("the status") or given.status_code not in _SETTABLE:
             return
-        if self._status.status_code is StatusCode.OK and not self._has_failed():
-            return
-        if isinstance(status, Status):
-            self._status = status
-        else:
-            self._status = _OK if code is StatusCode.OK else Status(code, description)
+        if self.fields.get("status_code") != _OK or self._has_failed():
+            self.fields |= {"status_code": given.status_code.name, "status_message": given.description}
 
     def record_exception(
         self,
@@ -238,33 +274,32 @@ class RunSpan(RecordedSpan, ReadableSpan):
         if semconv.RUN_ID in self._attributes and semconv.STATUS not in self._attributes:
             logger.warning("the span %r goes on: it ends with what it stands for", self._name)
             return
-        self._finish(end_time)
-
-    def _finish(self, end_time: int | None) -> None:
-        self._end_time = time.time_ns() if end_time is None else end_time
-        self._tracer.ended(self)
-
-    def _take(self, attributes: Mapping[str, AttributeValue]) -> None:
-        own = self._attributes
-        kinds = set(map(type, attributes.values()))
-        # What the engine sets is plain, or a tuple of numbers. Here, as far as it goes, nothing looks at each value in Python.
-        if kinds <= _PLAIN or (kinds <= _FLAT and _PLAIN.issuperset(map(type, _parts_of_tuples(attributes)))):
-            own.update(attributes)
-            return
-        for key, value in attributes.items():
-            if type(value) in _PLAIN or (type(value) is tuple and all(type(part) in _PLAIN for part in value)):
-                own[key] = value
-            else:
-                own.update(BoundedAttributes(attributes={key: value}))
+        self.fields["end_time_unix_nano"] = time.time_ns() if end_time is None else end_time
+        self._trace.keeper.on_end(self)
 
     def _has_failed(self) -> bool:
         return bool(self._attributes.get(semconv.STATUS, semconv.Status.COMPLETED) != semconv.Status.COMPLETED)
 
     def _is_over(self, what: str) -> bool:
-        if self._end_time is None:
+        if "end_time_unix_nano" not in self.fields:
             return False
         logger.warning("the span %r has ended: %s cannot be set any more", self._name, what)
         return True
+
+
+def plain(attributes: Mapping[str, AttributeValue]) -> dict[str, Any]:
+    """Give attributes as OpenTelemetry knows them: each a str, int, float or bool, or a tuple of one of them."""
+    kinds = set(map(type, attributes.values()))
+    # What the engine sets is plain, or a tuple of numbers. Here, as far as it goes, nothing looks at each value in Python.
+    if kinds <= _PLAIN or (kinds <= _FLAT and _PLAIN.issuperset(map(type, _parts_of_tuples(attributes)))):
+        return dict(attributes)
+    found: dict[str, Any] = {}
+    for key, value in attributes.items():
+        if type(value) in _PLAIN or (type(value) is tuple and all(type(part) in _PLAIN for part in value)):
+            found[key] = value
+        else:
+            found.update(BoundedAttributes(attributes={key: value}))
+    return found
 
 
 def _may_be_set(names: Mapping[Any, Any]) -> bool:

@@ -18,7 +18,7 @@ from configurable_agents.observability.metrics import metrics_route
 from configurable_agents.observability.resource import current_resource, shared
 from configurable_agents.observability.sampling import sdk_disabled
 from configurable_agents.observability.shipping import SHIPPERS, ShippingRoute
-from configurable_agents.observability.tracing import SpanRoute
+from configurable_agents.observability.spans import SpanRoute
 from configurable_agents.storage.records import RunId
 
 LOAD_SECONDS: Final = 2.0

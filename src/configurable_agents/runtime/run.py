@@ -31,7 +31,7 @@ from configurable_agents.observability.ids import new_run_id
 from configurable_agents.observability.resource import current_resource, resource_text
 from configurable_agents.observability.route import RunRoute
 from configurable_agents.observability.telemetry import open_telemetry
-from configurable_agents.observability.tracing import RunTracer
+from configurable_agents.observability.tracing import start_run
 from configurable_agents.runtime.engine import CANCEL_SECONDS, Engine, Final, RunError
 from configurable_agents.runtime.result import RunObserver, RunResult
 from configurable_agents.runtime.stores import OpenStore, StoreChoice, open_store
@@ -104,8 +104,7 @@ class _Run:
     async def run(self, *, inline: Interruption | None) -> RunResult:
         """Run to the end, whatever that is, and leave a finished span behind."""
         name = f"invoke_workflow {self._workflow.name}"
-        tracer = RunTracer(self._route)
-        span = tracer.start_run(name, self._ready.parent, self._attributes())
+        span = start_run(self._route, name, self._ready.parent, self._attributes())
         recorder = self._recorder(span)
         executor = self._executor(recorder)
         token = otel_context.attach(recorder.context)
@@ -129,7 +128,7 @@ class _Run:
         if isinstance(outcome, RunError):
             # Not where it was caught: Python would put the carrier in place of the error's own context.
             self._raise(outcome)
-        return self._result(tracer.trace_id, executor, outcome)
+        return self._result(span.trace_id, executor, outcome)
 
     async def _drive(self, executor: NodeExecutor, inline: Interruption | None) -> Final:
         seconds = self._ready.timeout_seconds

@@ -20,38 +20,31 @@ from configurable_agents.semconv import Operation
 from configurable_agents.storage.records import ExecutionStateRecord, WorkflowRunRecord, sparse
 
 
-def kind_of(attributes: Mapping[str, Any]) -> Kind | None:
-    """Give the kind of record that a span with these attributes is; None for any other span."""
-    return _KINDS.get(attributes.get(_OPERATION)) if _RUN_ID in attributes else None
-
-
 def typed_record(
-    kind: Kind, values: dict[str, Any], attributes: Mapping[str, Any]
-) -> WorkflowRunRecord | ExecutionStateRecord:
-    """Make a record.
+    values: dict[str, Any], attributes: Mapping[str, Any]
+) -> WorkflowRunRecord | ExecutionStateRecord | None:
+    """Make the record of a run or node execution; None where the span is that of neither.
 
     Args:
         values: What it has of its span beside the attributes; the record takes the dict over.
     """
+    kind = _KINDS.get(attributes.get(_OPERATION))
+    if kind is None or _RUN_ID not in attributes:
+        return None
     form = _form(kind, tuple(attributes))
     values.update(zip(form.fields, form.read(attributes)))  # noqa: B905 - `strict` would double its price
-    if not form.says_status:
-        values["status"] = "interrupted" if "end_time_unix_nano" in values else "running"
+    for field, text_of in form.texts:
+        values[field] = text_of(values[field])
+    if form.rest:
+        values["attributes_json"] = json_text({name: attributes[name] for name in form.rest})
     if form.lacks:
         _complete(kind, values)
-    for field in form.lists:
-        values[field] = json_text(values[field])
-    rest = form.rest
-    if rest is _ONE_OF_EACH:
-        values["attributes_json"] = _of_kind(attributes[_SPAN_KIND])
-    elif rest:
-        values["attributes_json"] = json_text({name: attributes[name] for name in rest})
     return sparse(kind.record, values)
 
 
 def started_node(span: dict[str, Any], attributes: Mapping[str, Any]) -> ExecutionStateRecord:
     """Make the record of a node execution that goes on, of what its `NodeStart` says."""
-    record = typed_record(_NODES, {**span}, attributes)
+    record = typed_record({**span}, attributes)
     if not isinstance(record, ExecutionStateRecord):
         raise TypeError("no node execution")
     return record
@@ -60,8 +53,6 @@ def started_node(span: dict[str, Any], attributes: Mapping[str, Any]) -> Executi
 _OPERATION: Final = semconv.GEN_AI_OPERATION_NAME
 _RUN_ID: Final = semconv.RUN_ID
 _SPAN_KIND: Final = semconv.OPENINFERENCE_SPAN_KIND
-_ONE_OF_EACH: Final = (_SPAN_KIND,)
-"""What every span of ours has and no field holds."""
 
 
 @lru_cache(maxsize=16, typed=True)
@@ -87,11 +78,10 @@ class _Form:
     read: Callable[[Mapping[str, Any]], tuple[Any, ...]]
     """Gives the values of `fields`, in their order."""
     fields: tuple[str, ...]
-    lists: tuple[str, ...]
-    """Of the fields, those that hold a list as JSON."""
+    texts: tuple[tuple[str, Callable[[Any], str]], ...]
+    """Of the fields, those that hold JSON, with what makes it of the value."""
     rest: tuple[str, ...]
     """Names that have no field."""
-    says_status: bool
     lacks: bool
     """Whether the record needs more than that and the attributes say."""
 
@@ -101,15 +91,16 @@ def _form(kind: Kind, names: tuple[str, ...]) -> _Form:
     # The nodes of a workflow have the same few sets of attributes again and again: a look at each name costs more than
     # all else that is done with them.
     known = {name: kind.fields[name] for name in names if name in kind.fields}
-    said = set(known.values())
     rest = tuple(name for name in names if name not in known and name != _OPERATION)
+    if rest == (_SPAN_KIND,):  # what every span of ours has and no field holds
+        known[_SPAN_KIND], rest = "attributes_json", ()
+    said = set(known.values())
     return _Form(
         read=itemgetter(*known, semconv.RUN_ID),  # one more, so that there are two at least
         fields=(*known.values(), "run_id"),
-        lists=tuple(field for field in known.values() if field in _LISTS),
-        rest=_ONE_OF_EACH if rest == _ONE_OF_EACH else rest,
-        says_status="status" in said,
-        lacks=not set(kind.needed) <= said or ("model_calls" in said and "cost_usd" not in said),
+        texts=tuple((field, _TEXTS[field]) for field in known.values() if field in _TEXTS),
+        rest=rest,
+        lacks=not {"status", *kind.needed} <= said or ("model_calls" in said and "cost_usd" not in said),
     )
 
 
@@ -159,11 +150,9 @@ _NODE: Final = _OUTCOME | _TOTALS | {
     semconv.CONTENT_INPUTS: "inputs_json",
     semconv.CONTENT_OUTPUTS: "outputs_json",
 }  # fmt: skip
-_LISTS: Final = ("reads_from_json", "models_json")
-_NODES: Final = Kind(ExecutionStateRecord, _NODE, {"seq": 0, "node_id": "", "node_kind": ""})
 _KINDS: Final[Mapping[object, Kind]] = {
     Operation.INVOKE_WORKFLOW: Kind(WorkflowRunRecord, _RUN, {"workflow_name": ""}),
-    Operation.EXECUTE_NODE: _NODES,
+    Operation.EXECUTE_NODE: Kind(ExecutionStateRecord, _NODE, {"seq": 0, "node_id": "", "node_kind": ""}),
 }
 """The operations with a table of their own."""
 
@@ -172,6 +161,7 @@ def _complete(kind: Kind, values: dict[str, Any]) -> None:
     """Fill in what a record needs and the span does not say."""
     for field, value in kind.needed.items():
         values.setdefault(field, value)
+    values.setdefault("status", "interrupted" if "end_time_unix_nano" in values else "running")
     if values.get("model_calls") and "cost_usd" not in values:
         values["cost_usd"] = None
 
@@ -184,6 +174,13 @@ def json_text(value: Any) -> str:
         text = b"null"
     # JSON has no word for a number that is none, and `null` would not come back as one.
     return (orjson.dumps(_printable(value)) if b"null" in text else text).decode()
+
+
+_TEXTS: Final[Mapping[str, Callable[[Any], str]]] = {
+    "reads_from_json": json_text,
+    "models_json": json_text,
+    "attributes_json": _of_kind,
+}
 
 
 def _foreign(value: Any) -> Any:
