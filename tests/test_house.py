@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,16 @@ def test_imports_run_one_way_down() -> None:
     """So that a layer can be understood, tested and replaced without those above it."""
     wrong = [f"{found.importer} imports {found.target}" for found in all_imports() if breaks_the_layers(found)]
     assert wrong == []
+
+
+def test_no_modules_name_each_other_in_a_ring() -> None:
+    """Also for types alone: each can be read and replaced knowing only what stands below it."""
+    imports = all_imports()
+    below: dict[str, set[str]] = {found.importer: set() for found in imports}
+    for found in imports:
+        target = found.target.removeprefix(f"{PACKAGE}.") if is_in(found.target, PACKAGE) else ""
+        below[found.importer] |= {name for name in (target, target.rpartition(".")[0]) if name in below}
+    TopologicalSorter({name: used - {name} for name, used in below.items()}).prepare()  # raises, and names the ring
 
 
 def test_every_package_has_its_place_among_the_layers() -> None:
