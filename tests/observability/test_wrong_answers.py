@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,13 +12,17 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceResponse,
 )
 
 from _otlp import otlp_receiver, settle_environment
-from _runs import asks, chain, eventually, field, rows, scripted
+from _runs import asks, chain, eventually, field, rows, run_program, scripted
 from _workflows import make
 from configurable_agents import run_workflow
 
@@ -112,3 +117,50 @@ def test_of_a_run_that_nobody_keeps_no_remedy_is_promised(
     with answering(400, {}) as endpoint:
         run_workflow(HELLO, store=False, otlp=endpoint)
         eventually(lambda: "there is no store that has them" in caplog.text)
+
+
+REJECTED = ExportMetricsServiceResponse(
+    partial_success=ExportMetricsPartialSuccess(rejected_data_points=3, error_message="too many names")
+).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "reason"),
+    [
+        (
+            308,
+            {"Location": "https://other.invalid/v1/metrics?token=secret"},
+            b"",
+            "it sends on to https://other.invalid",
+        ),
+        (200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>", "it answered with a web page"),
+        (200, {"Content-Type": "application/x-protobuf"}, REJECTED, "rejected 3 of the data points: too many names"),
+    ],
+)
+def test_metrics_that_nobody_took_are_told_of_once(
+    status: int, headers: dict[str, str], body: bytes, reason: str
+) -> None:
+    """They are looked for when something is wrong, which is a bad moment to find out that there have never been any."""
+    text = """
+        import sys, time
+        from _runs import calls, chain, field
+        from _workflows import make
+        from configurable_agents import run_workflow
+
+        count = make([calls("a", "n")], chain("START a END"), {"n": field("int")})
+        run_workflow(count, functions={"a": lambda: 1}, store=False)
+        time.sleep(1)  # it is sent several times
+    """
+    with answering(status, headers, body) as endpoint:
+        environment = {
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{endpoint}/v1/metrics",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_METRIC_EXPORT_INTERVAL": "100",
+            "CONFIGURABLE_AGENTS_OTLP_EXIT_SECONDS": "10",
+        }
+        code, _, err = run_program(textwrap.dedent(text), **environment)
+    assert code == 0
+    assert err.count("\n") == 1, err
+    assert f"metrics could not be sent to {endpoint}: " in err
+    assert reason in err
+    assert "secret" not in err

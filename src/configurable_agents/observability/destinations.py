@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from configurable_agents.errors import ConfigError, InputError, Problem
 from configurable_agents.observability.loading import LOADING
+from configurable_agents.observability.receipts import checking_session, signs_on
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -41,10 +42,6 @@ _OTLP_NAMES: Final[Mapping[str, Protocol | None]] = {
 _PROTOCOL_OF_PORT: Final[Mapping[int | None, Protocol]] = {4317: "grpc", 4318: "http/protobuf"}
 _ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-_CREDENTIALS: Final = (
-    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
-    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
-)
 _LEAST_SECRET: Final = 4
 """Characters: hiding a shorter value (`?v=1`) would hide parts of every text, and no secret."""
 _HEADER_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
@@ -269,7 +266,7 @@ def _session(destination: Destination) -> Any:
     import requests
 
     strange = _names_in_the_environment() - {name for name, _ in destination.headers}
-    if not strange and any(os.environ.get(name) for name in _CREDENTIALS):
+    if not strange and signs_on("traces"):
         return None  # the exporter makes one that signs on
     parts = urlsplit(destination.endpoint or "")
 
@@ -280,10 +277,9 @@ def _session(destination: Destination) -> Any:
             requests.auth.HTTPBasicAuth(unquote(parts.username), unquote(parts.password or ""))(request)
         return request
 
-    session = requests.Session()
+    session = checking_session("traces")
     if strange:
         session.auth = without  # called last, before a request is sent
-    session.hooks["response"].append(_refuse_what_is_no_receipt)
     return session
 
 
@@ -291,35 +287,6 @@ def _names_in_the_environment() -> set[str]:
     """Give the names of all headers that the exporter could find there: it also takes the sound ones of a list that is not."""
     pairs = [pair for variable in _HEADER_VARIABLES for pair in os.environ.get(variable, "").split(",")]
     return {unquote(pair.partition("=")[0]).strip().lower() for pair in pairs} - {""}
-
-
-def _refuse_what_is_no_receipt(response: Any, **_: Any) -> None:
-    """Raise for an answer that the exporter would take as "delivered", which it does for each below 400."""
-    reason = None
-    if 300 <= response.status_code < 400:
-        to = urlsplit(response.headers.get("Location", ""))
-        place = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else "another path"
-        reason = f"it sends on to {place} (HTTP status {response.status_code}); name that endpoint"
-    elif response.ok and response.headers.get("Content-Type", "").startswith("text/html"):
-        reason = "it answered with a web page; is it an OTLP endpoint?"
-    elif response.ok and response.headers.get("Content-Type", "").startswith("application/x-protobuf"):
-        reason = _rejection(response.content)
-    if reason is not None:
-        response.close()
-        raise ValueError(reason)
-
-
-def _rejection(body: bytes) -> str | None:
-    """Say what a backend that took a request did not take of it (OTLP, "Partial Success"); None if it took all."""
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-
-    try:
-        answer = ExportTraceServiceResponse.FromString(body).partial_success
-    except Exception:  # noqa: BLE001 - protobuf has errors of its own; whoever answers so has taken them, as far as anybody knows
-        return None
-    return (
-        f"it rejected {answer.rejected_spans} of the spans: {answer.error_message}" if answer.rejected_spans else None
-    )
 
 
 def _of_entry_point(name: str) -> SpanExporter:

@@ -15,9 +15,11 @@ from opentelemetry.sdk.resources import Resource
 from configurable_agents._version import __version__
 from configurable_agents.observability.loading import LOADING
 from configurable_agents.observability.measurements import INSTRUMENTS, Instrument, Measurement
+from configurable_agents.observability.receipts import checking_session, signs_on
 from configurable_agents.semconv import SCOPE_NAME
 
 _ENTRY_POINTS = "opentelemetry_metrics_exporter"
+_OVER_HTTP = "otlp_proto_http"
 
 
 class Instruments:
@@ -96,7 +98,10 @@ def open_metrics(
         raise LookupError(f"no installed package has a metrics exporter called {exporter_name!r}")
     with LOADING:
         exporter = found.load()
-    made = exporter() if endpoint is None else exporter(endpoint=endpoint)
+    options: dict[str, Any] = {} if endpoint is None else {"endpoint": endpoint}
+    if exporter_name == _OVER_HTTP and not signs_on("metrics"):
+        options["session"] = checking_session("metrics")
+    made = exporter(**options)
     reader: MetricReader = made if isinstance(made, MetricReader) else ExportingReader(made)
     provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False, views=_views())
     return Instruments(provider), reader if isinstance(reader, ExportingReader) else None
