@@ -201,7 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         wire = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        kind = _HTTP_PATHS.get(self.path)
+        # What stands before is a tenant's.
+        kind = next((kind for path, kind in _HTTP_PATHS.items() if self.path.endswith(path)), None)
         if kind is None:
             return self._answer(404)
         body = gzip.decompress(wire) if headers.get("content-encoding") == "gzip" else wire

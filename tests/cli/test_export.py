@@ -21,6 +21,7 @@ from _runs import asks, calls, chain, eventually, field, run_program, scripted
 from _workflows import make
 from configurable_agents import WorkflowExecutionError, create_storage_backend, run_workflow
 from configurable_agents.observability.content import CAPTURE_VARIABLE
+from configurable_agents.storage.records import DeliveryRecord
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ENDED = START_UNIX_NANO + 10**9
@@ -241,6 +242,23 @@ def test_pending_sends_what_is_missing_and_nothing_twice(
         assert export(capsys, store, "--pending", *towards(other)).code == 0
         assert len(by_id(other.spans)) == 9
     assert len(deliveries(store)) == 6
+
+
+def test_tenants_of_one_host_are_told_apart_by_their_paths(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What one of them has got, the other still misses. A mark of before, by host alone, is the plain endpoint's."""
+    fill(store, 1, 2)
+    with otlp_receiver("http/protobuf") as receiver:
+        plain = receiver.endpoint
+        with closing(create_storage_backend(store)) as backend:
+            mark = DeliveryRecord(run_id=run_id(1), destination=plain, delivered_at_unix_nano=ENDED)
+            backend.runs.mark_delivered([mark])
+        delivered = [
+            export(capsys, store, "--pending", "--otlp", endpoint).err.split(" (")[0]
+            for endpoint in (plain, f"{plain}/a", f"{plain}/b/v1/traces", f"{plain}/a", f"{plain}/b")
+        ]
+        paths = {request.path for request in receiver.requests}
+    assert delivered == [f"delivered {runs}" for runs in ("1 run", "2 runs", "2 runs", "0 runs", "0 runs")]
+    assert paths == {"/v1/traces", "/a/v1/traces", "/b/v1/traces"}
 
 
 def test_what_was_shipped_live_is_not_pending(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

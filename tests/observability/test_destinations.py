@@ -111,17 +111,20 @@ def test_what_is_no_endpoint_is_said_before_anything_runs(text: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "name"),
+    ("endpoint", "protocol", "name"),
     [
-        ("http://user:pass-4711@H:4318/v1/traces?key=4711", "http://h:4318"),
-        ("https://api.example.com/otel/v1/traces", "https://api.example.com"),
-        ("http://[::1]:4317", "http://[::1]:4317"),
-        ("unix:///run/otlp.sock", "unix:///run/otlp.sock"),
+        ("http://user:pass-4711@H:4318/v1/traces?key=4711", HTTP, "http://h:4318"),
+        ("https://api.example.com/otel/v1/traces/?key=4711#4711", HTTP, "https://api.example.com/otel"),
+        ("http://traces:4318/in", HTTP, "http://traces:4318/in"),
+        ("http://traces:4318/", HTTP, "http://traces:4318"),
+        ("https://user@api.example.com/otel", GRPC, "https://api.example.com"),
+        ("http://[::1]:4317", GRPC, "http://[::1]:4317"),
+        ("unix:///run/otlp.sock", GRPC, "unix:///run/otlp.sock"),
     ],
 )
-def test_a_destination_is_shown_without_credentials(endpoint: str, name: str) -> None:
+def test_a_destination_is_shown_without_credentials(endpoint: str, protocol: Any, name: str) -> None:
     """Its name stands in warnings and in the store."""
-    assert Destination(endpoint=endpoint, protocol="grpc").name == name
+    assert Destination(endpoint=endpoint, protocol=protocol).name == name
 
 
 @pytest.mark.parametrize(
@@ -155,8 +158,8 @@ def test_unencrypted_shipping_is_warned_of_once_and_no_warning_shows_a_secret(
     SHIPPERS.begin_to_end()
     SHIPPERS.end(time.monotonic() + 5)
     said = [record.getMessage() for record in caplog.records]
-    assert said[0] == "spans go to http://collector.invalid:4318 without encryption; https:// has it"
-    assert said[1].startswith("6 spans were not delivered to http://collector.invalid:4318: ")
+    assert said[0] == "spans go to http://collector.invalid:4318/otel without encryption; https:// has it"
+    assert said[1].startswith("6 spans were not delivered to http://collector.invalid:4318/otel: ")
     assert "`configurable-agents runs export --pending --otlp http://collector.invalid:4318/otel` ships" in said[1]
     assert len(said) == 2
     assert "4711" not in "".join(said)

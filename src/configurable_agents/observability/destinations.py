@@ -64,13 +64,17 @@ class Destination:
 
     @property
     def name(self) -> str:
-        """The place as people may see it, and as the store notes what was delivered: without credentials."""
+        """The place as people may see it, and as the store notes what was delivered: without credentials and query.
+
+        It is what `--otlp` takes. A path may tell tenants of one host apart; gRPC has none.
+        """
         if self.endpoint is None:
             return self.exporter
         parts = urlsplit(self.endpoint)
         if parts.scheme == "unix":
             return self.endpoint
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
+        path = "" if self.protocol == "grpc" else parts.path.rstrip("/").removesuffix(_PATH)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}{path}"
 
     @property
     def secrets(self) -> frozenset[str]:

@@ -365,11 +365,6 @@ class Shipper:
 
 def export_command(destination: Destination) -> str:
     """Give the command that ships from the store what did not reach a destination."""
-    parts = urlsplit(destination.endpoint or "")
-    endpoint = (
-        parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
-        .geturl()
-        .removesuffix("/v1/traces")
-    )
-    protocol = " --protocol grpc" if destination.protocol == "grpc" and parts.port != 4317 else ""
-    return f"configurable-agents runs export --pending --otlp {shlex.quote(endpoint)}{protocol}"
+    port = urlsplit(destination.name).port
+    protocol = " --protocol grpc" if destination.protocol == "grpc" and port != 4317 else ""
+    return f"configurable-agents runs export --pending --otlp {shlex.quote(destination.name)}{protocol}"
