@@ -18,6 +18,7 @@ from _runs import asks, chain, field
 from _source import ROOT, SOURCE
 from _workflows import Spans, make, workflow
 from configurable_agents import NodeExecutionError, run_workflow, semconv
+from configurable_agents.observability.caps import MAX_DEPTH
 from configurable_agents.observability.content import MAX_REQUEST_BYTES, ShipRules, shippable
 from configurable_agents.observability.exits import EXIT_SECONDS
 from configurable_agents.observability.measurements import INSTRUMENTS, measurements
@@ -244,6 +245,7 @@ def test_the_pages_name_the_bounds_that_the_code_has() -> None:
     assert f"waits for endpoints, {EXIT_SECONDS:g} by default" in page
     assert f"{LOAD_SECONDS:g} s at most" in page
     assert f"cut at {ShipRules().max_value_bytes // 1024} kB" in privacy
+    assert f"nests deeper than {MAX_DEPTH}" in privacy
 
 
 # --- variables -----------------------------------------------------------------------------------------------------------

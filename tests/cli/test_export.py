@@ -224,6 +224,29 @@ def test_an_interrupted_run_has_an_end_and_is_no_success(
     assert run.attributes["configurable_agents.status"] == "interrupted"
 
 
+@pytest.mark.parametrize("nest", [lambda value: {"k": value}, lambda value: [value]])
+def test_values_in_values_keep_no_run_back(
+    nest: Callable[[Any], Any],
+    store: Path,
+    receiver: OtlpReceiver,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of one attribute, which some code of a node's has set, not all leaves; everything else does."""
+    deep: Any = "the end"
+    for _ in range(200):
+        deep = nest(deep)
+    fill(store, 1)
+    with closing(create_storage_backend(store)) as backend:
+        backend.write([node_record(2, run=1, trace_flags=1, attributes_json=json.dumps({"deep": deep}))])
+    assert export(capsys, store, "--pending", *towards(receiver)).code == 0
+    assert len(receiver.wait_for(4)) == 4
+    assert export(capsys, store, "--all", "--format", "otlp-json", "--output", str(tmp_path / "runs.json")).code == 0
+    assert "the end" in (tmp_path / "runs.json").read_text(encoding="utf-8"), "a file has all of it, as text"
+    again = run_here(capsys, "runs", "import", str(tmp_path / "runs.json"), "--store", str(tmp_path / "again.db"))
+    assert (again.code, "1 run, 2 node executions, 1 other span" in again.err) == (0, True)
+
+
 # --- which runs ----------------------------------------------------------------------------------------------------------
 
 

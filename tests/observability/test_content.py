@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
@@ -241,6 +242,18 @@ def test_whatever_a_span_holds_it_fits_into_one_request(found: dict[str, Any], n
     assert len(shipped.attributes or {}) <= MAX_ITEMS >= len(shipped.events)
     assert shipped.dropped_events == max(0, number - MAX_ITEMS)
     assert shipped.dropped_attributes == max(0, len(attributes) - MAX_ITEMS)
+
+
+@pytest.mark.parametrize("nest", [lambda value: {"k": value}, lambda value: [value], lambda value: [{"k": value}]])
+def test_values_in_values_are_cut_where_no_backend_would_read_them(nest: Callable[[Any], Any]) -> None:
+    """Of protobuf nested 100 deep a reader takes nothing at all: not the span, and none of those beside it."""
+    value: Any = "x"
+    for _ in range(200):
+        value = nest(value)
+    shipped = ship(span({"deep": value, "flat": [1, "x"], semconv.SEQ: 1}))
+    (found,) = ExportTraceServiceRequest.FromString(on_the_wire(shipped)).resource_spans[0].scope_spans[0].spans
+    assert [attribute.key for attribute in found.attributes] == ["deep", "flat", semconv.SEQ]
+    assert (shipped.attributes or {})["flat"] == (1, "x")
 
 
 def test_a_megabyte_of_names_stops_nobody() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -99,6 +100,14 @@ def say_nonsense_of_the_status(span: Span) -> None:
     span.set_status(StatusCode.OK, "but well")
 
 
+def put_values_into_values(span: Span) -> None:
+    for depth in (200, 900):  # orjson writes 254
+        value: Any = "x"
+        for _ in range(depth):
+            value = {"k": value}
+        span.set_attribute(f"deep.{depth}", value)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "hand",
@@ -115,6 +124,7 @@ def say_nonsense_of_the_status(span: Span) -> None:
         add_events_at_odd_times,
         call_it_an_error,
         say_nonsense_of_the_status,
+        put_values_into_values,
     ],
 )
 def test_nobody_takes_a_node_out_of_the_history(hand: Hand, tmp_path: Path, receiver: OtlpReceiver) -> None:

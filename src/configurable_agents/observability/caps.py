@@ -1,4 +1,4 @@
-"""Caps on what leaves: how long a value may be, and how it is cut. Pure."""
+"""Caps on what leaves: how long a value may be and how deep, and how it is cut. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import orjson
 
 _ELLIPSIS: Final = "…"
 _NUMBERS: Final = frozenset({bool, int, float})
+MAX_DEPTH: Final = 24
+"""Of values in values: readers of protobuf refuse messages that are nested 100 deep, and each such value is up to three."""
 
 
-def capped(value: Any, limit: int) -> Any:
-    """Give the value of an attribute, cut where it takes more bytes than the limit."""
+def capped(value: Any, limit: int, depth: int = MAX_DEPTH) -> Any:
+    """Give the value of an attribute, cut where it takes more bytes than the limit, or goes deeper."""
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**63 else cut(hex(value), limit)  # OTLP has no larger ones
     if isinstance(value, str):
@@ -20,9 +22,10 @@ def capped(value: Any, limit: int) -> Any:
     if isinstance(value, bytes):
         return value[:limit]
     if isinstance(value, Sequence):
-        return _cut_items(value, limit)
+        return _cut_items(value, limit, depth - 1) if depth else _ELLIPSIS
     if isinstance(value, Mapping):  # newer SDKs know them
-        return value if bytes_of(value) <= limit else cut(str(dict(value)), limit)
+        whole = {key: capped(item, limit, depth - 1) for key, item in value.items()} if depth else _ELLIPSIS
+        return whole if bytes_of(whole) <= limit else cut(str(whole), limit)
     return value
 
 
@@ -36,12 +39,12 @@ def cut(text: str, limit: int) -> str:
     return encoded[: max(0, limit - len(_ELLIPSIS.encode()))].decode("utf-8", "ignore") + _ELLIPSIS
 
 
-def _cut_items(values: Sequence[Any], limit: int) -> tuple[Any, ...]:
+def _cut_items(values: Sequence[Any], limit: int, depth: int) -> tuple[Any, ...]:
     """Cut a list where its items together are too long."""
     taken: list[Any] = []
     left = limit
     for value in values:
-        item = capped(value, limit)
+        item = capped(value, limit, depth)
         left -= bytes_of(item)
         if left < 0:
             break

@@ -16,6 +16,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 
+from configurable_agents.storage.attributes import json_text
+
 _KINDS: Final = {
     SpanKind.INTERNAL: 1,
     SpanKind.SERVER: 2,
@@ -27,6 +29,8 @@ _CODES: Final = {StatusCode.UNSET: 0, StatusCode.OK: 1, StatusCode.ERROR: 2}
 HAS_IS_REMOTE: Final = 0x100
 IS_REMOTE: Final = 0x200
 """Bits of OTLP's span flags; the lowest eight are the W3C trace flags."""
+_MAX_DEPTH: Final = 48
+"""Of values in values: each is up to four of the 254 levels that orjson writes. What is deeper stands as its JSON text."""
 
 
 def encode(spans: Sequence[ReadableSpan]) -> bytes:
@@ -120,11 +124,11 @@ def _status(span: ReadableSpan) -> dict[str, Any]:
     return {"code": _CODES[span.status.status_code], **({} if text is None else {"message": _text(text)})}
 
 
-def _attributes(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"key": _text(key), "value": _value(value)} for key, value in attributes.items()]
+def _attributes(attributes: Mapping[str, Any], depth: int = _MAX_DEPTH) -> list[dict[str, Any]]:
+    return [{"key": _text(key), "value": _value(value, depth)} for key, value in attributes.items()]
 
 
-def _value(value: Any) -> dict[str, Any]:
+def _value(value: Any, depth: int) -> dict[str, Any]:
     if value is None:
         return {}
     if isinstance(value, bool):
@@ -138,10 +142,12 @@ def _value(value: Any) -> dict[str, Any]:
         return {"doubleValue": value if math.isfinite(value) else _SPELLED[str(value)]}
     if isinstance(value, bytes):
         return {"bytesValue": base64.b64encode(value).decode()}
+    if isinstance(value, Mapping | Sequence) and not depth:
+        return {"stringValue": json_text(value)}
     if isinstance(value, Mapping):
-        return {"kvlistValue": {"values": _attributes(value)}}
+        return {"kvlistValue": {"values": _attributes(value, depth - 1)}}
     if isinstance(value, Sequence):
-        return {"arrayValue": {"values": [_value(item) for item in value]}}
+        return {"arrayValue": {"values": [_value(item, depth - 1) for item in value]}}
     return {"stringValue": _text(str(value))}
 
 

@@ -170,7 +170,7 @@ def json_text(value: Any) -> str:
     """Give the JSON text of an attribute's value, or of several; what JSON cannot hold becomes an object with one key."""
     try:
         text = orjson.dumps(value, default=_foreign)
-    except (TypeError, ValueError):  # a lone surrogate, or an integer beyond 64 bits, in a foreign span
+    except (TypeError, ValueError):  # a lone surrogate, an integer beyond 64 bits, or too many values in values
         text = b"null"
     # JSON has no word for a number that is none, and `null` would not come back as one.
     return (orjson.dumps(_printable(value)) if b"null" in text else text).decode()
@@ -181,6 +181,8 @@ _TEXTS: Final[Mapping[str, Callable[[Any], str]]] = {
     "models_json": json_text,
     "attributes_json": _of_kind,
 }
+_MAX_DEPTH: Final = 200
+"""Of values in values; orjson writes 254."""
 
 
 def _foreign(value: Any) -> Any:
@@ -191,11 +193,13 @@ def _foreign(value: Any) -> Any:
     return str(value)
 
 
-def _printable(value: Any) -> Any:
+def _printable(value: Any, depth: int = _MAX_DEPTH) -> Any:
+    if isinstance(value, Mapping | list | tuple) and not depth:
+        return "…"
     if isinstance(value, Mapping):
-        return {_printable(str(key)): _printable(item) for key, item in value.items()}
+        return {_printable(str(key)): _printable(item, depth - 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_printable(item) for item in value]
+        return [_printable(item, depth - 1) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return {"$double": "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
     if isinstance(value, bytes):
