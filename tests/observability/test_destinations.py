@@ -110,6 +110,20 @@ def test_what_is_no_endpoint_is_said_before_anything_runs(text: str, tmp_path: P
     assert not (tmp_path / "w.db").exists()
 
 
+@pytest.mark.parametrize("text", ["  ", "ftp://h:1", "http://u:pass-4711@h:port", "http://h:99999", "http://[::1"])
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+def test_what_is_no_endpoint_in_the_environment_is_one_warning(
+    text: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stands there for other programs, too: no run fails of it."""
+    monkeypatch.setenv(name, text)
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    for _ in range(2):
+        run_workflow(HELLO, store=tmp_path / "w.db")
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"{name} is no endpoint, so no span is shipped; write a URL as http://127.0.0.1:4318"]
+
+
 @pytest.mark.parametrize(
     ("endpoint", "protocol", "name"),
     [

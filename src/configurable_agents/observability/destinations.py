@@ -149,24 +149,30 @@ def _of_file(config: OtlpConfig, environ: Mapping[str, str]) -> Destination:
 def _of_environment(names: str, environ: Mapping[str, str]) -> Iterator[Destination]:
     for name in filter(None, (name.strip() for name in names.split(","))):
         if name in _OTLP_NAMES:
-            yield _otlp_of_environment(_OTLP_NAMES[name], environ)
+            yield from _otlp_of_environment(_OTLP_NAMES[name], environ)
         elif name not in (NONE, _OURS):  # our store keeps everything as it is
             yield Destination(name)
 
 
-def _otlp_of_environment(protocol: Protocol | None, environ: Mapping[str, str]) -> Destination:
+def _otlp_of_environment(protocol: Protocol | None, environ: Mapping[str, str]) -> Iterator[Destination]:
     whole = environ.get(_TRACES_ENDPOINT)
     text = whole or environ.get(_ENDPOINT) or _DEFAULT_ENDPOINT
     plain = (
         environ.get("OTEL_EXPORTER_OTLP_TRACES_INSECURE") or environ.get("OTEL_EXPORTER_OTLP_INSECURE") or ""
     ).lower()
     parts = _parts(text, scheme="http" if plain == "true" else "https")
-    headers = _environment_headers(environ)
-    if parts is None:  # the exporter will fail, and the one warning will say so
-        return Destination(OTLP, text, protocol or _protocol_variable(environ) or "grpc", headers)
+    if parts is None:  # a run does not fail of what is exported in some shell
+        _warn_of_no_endpoint(_TRACES_ENDPOINT if whole else _ENDPOINT, text)
+        return
     protocol = protocol or _protocol_variable(environ) or _PROTOCOL_OF_PORT.get(parts.port) or "grpc"
     # The variable for traces holds the whole URL of an HTTP endpoint, the general one its base.
-    return Destination(OTLP, parts.geturl() if whole else _url(parts, protocol), protocol, headers)
+    endpoint = parts.geturl() if whole else _url(parts, protocol)
+    yield Destination(OTLP, endpoint, protocol, _environment_headers(environ))
+
+
+@functools.lru_cache(maxsize=8)  # so that it is said once
+def _warn_of_no_endpoint(name: str, _text: str) -> None:
+    logger.warning("%s is no endpoint, so no span is shipped; write a URL as http://127.0.0.1:4318", name)
 
 
 def _protocol_variable(environ: Mapping[str, str]) -> Protocol | None:
