@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -312,6 +313,58 @@ run_workflow(workflow, functions={"one": lambda: 1}, store=sys.argv[1], otlp=sys
     with otlp_receiver("http/protobuf") as receiver:
         assert export(capsys, store, "--pending", *towards(receiver)).code == 0
         assert [span.name for span in receiver.wait_for(2)] == ["invoke_workflow made", "execute_node one"]
+
+
+MISSED = """
+import os, sys
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import create_storage_backend, run_workflow
+os.chdir(sys.argv[1])
+config = {} if sys.argv[2] == "none" else {"storage": {"backend": "sqlite", "path": sys.argv[2]}}
+workflow = make([calls("one", "x")], chain("START one END"), {"x": field("int")}, config)
+store = create_storage_backend(sys.argv[3]) if sys.argv[3] != "none" else None
+run_workflow(workflow, functions={"one": lambda: 1}, store=store)
+"""
+
+
+@pytest.mark.parametrize(
+    ("in_file", "opened", "environment", "path", "said"),
+    [
+        ("workflows.db", "none", {}, "", " --otlp {endpoint}"),
+        ("its own.db", "none", {}, "/tenant", " --otlp {endpoint}/tenant --store 'its own.db'"),
+        ("none", "opened.db", {"CONFIGURABLE_AGENTS_STORE": "mine.db"}, "", " --otlp {endpoint} --store opened.db"),
+        ("none", "./mine.db", {"CONFIGURABLE_AGENTS_STORE": "mine.db"}, "", " --otlp {endpoint}"),
+        ("none", "none", {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "{endpoint}/in"}, "", ""),
+    ],
+)
+def test_the_command_that_a_warning_gives_ships_what_was_missed(
+    in_file: str,
+    opened: str,
+    environment: Mapping[str, str],
+    path: str,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is copied from the log, and has to find the store and the endpoint that the run had."""
+    with otlp_receiver("http/protobuf") as receiver:
+        endpoint = receiver.endpoint
+    variables = {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"{endpoint}{path}",
+        "OTEL_METRICS_EXPORTER": "none",
+        **{name: value.format(endpoint=endpoint) for name, value in environment.items()},
+    }
+    code, _, err = run_program(MISSED, tmp_path, in_file, opened, **variables)
+    assert code == 0, err
+    command = err.split("`")[1]
+    assert command == f"configurable-agents runs export --pending{said.format(endpoint=endpoint)}"
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    assert "1 run would go to" in run_here(capsys, *shlex.split(command)[1:], "--dry-run").err
 
 
 def test_filters_choose_among_runs(store: Path, receiver: OtlpReceiver, capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,7 +174,7 @@ def test_unencrypted_shipping_is_warned_of_once_and_no_warning_shows_a_secret(
     said = [record.getMessage() for record in caplog.records]
     assert said[0] == "spans go to http://collector.invalid:4318/otel without encryption; https:// has it"
     assert said[1].startswith("6 spans were not delivered to http://collector.invalid:4318/otel: ")
-    assert "`configurable-agents runs export --pending --otlp http://collector.invalid:4318/otel` ships" in said[1]
+    assert "`configurable-agents runs export --pending --otlp http://collector.invalid:4318/otel --store /" in said[1]
     assert len(said) == 2
     assert "4711" not in "".join(said)
 

@@ -31,6 +31,9 @@ class StoreSpanExporter(SpanExporter):
         writer: The way into a store, with its journal.
     """
 
+    named: str | None = None
+    """What `--store` takes for this store; None where a command finds it without."""
+
     def __init__(self, backend: StorageBackend | None = None, *, writer: Writer | None = None) -> None:
         self._writer = Writer(None, journals=backend.journals, backend=backend) if backend is not None else writer
 

@@ -11,7 +11,7 @@ import shlex
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -55,6 +55,8 @@ class Delivery:
 
     delivered: Callable[[], None] | None
     """Called, on the shipper's thread, when all have been delivered."""
+    store: str | None = None
+    """What `--store` takes for the store that has them; None where a command finds it without."""
     is_whole: bool = True
     """Whether none has been lost so far."""
 
@@ -110,6 +112,8 @@ class Shipper:
         self._lost = 0
         """Spans that were not delivered and never will be from here, those told of left out."""
         self._lost_unkept = False
+        self._lost_of: set[str | None] = set()
+        """The stores that have them, as their deliveries name them."""
         self._has_unkept = False
         """Whether spans came that no store of ours has."""
 
@@ -159,6 +163,7 @@ class Shipper:
         delivery.is_whole = False
         self._lost += 1
         self._lost_unkept |= not span.kept
+        self._lost_of.add(delivery.store)
 
     def _keep_a_thread(self) -> None:
         if self._thread is None and not (self._is_ending or self._is_broken):
@@ -340,31 +345,41 @@ class Shipper:
         with self._changed:
             tell = not (self._warned or self._is_ending)
             self._warned |= tell
+            stores = self._lost_of.union(entry.delivery.store for entry in self._queue)
         if tell:
             logger.warning(
                 "spans do not reach %s: %s; runs go on, and %s",
                 self.destination.name,
                 reason,
-                self._remedy(kept=not self._has_unkept),
+                self._remedy(stores, kept=not self._has_unkept),
             )
 
     def _tell_what_is_lost(self, reason: str) -> None:
         with self._changed:
             lost, self._lost = self._lost, 0
+            stores, self._lost_of = self._lost_of, set()
         if lost:
             text = "%d spans were not delivered to %s: %s; %s"
-            logger.warning(text, lost, self.destination.name, reason, self._remedy(kept=not self._lost_unkept))
+            remedy = self._remedy(stores, kept=not self._lost_unkept)
+            logger.warning(text, lost, self.destination.name, reason, remedy)
 
-    def _remedy(self, *, kept: bool) -> str:
+    def _remedy(self, stores: Set[str | None], *, kept: bool) -> str:
         if not kept:
             return "there is no store that has them"
         if self.destination.exporter != OTLP:
             return "the store has them"
-        return f"the store has them: `{export_command(self.destination)}` ships them later"
+        first, *others = sorted(stores, key=str) or [None]  # none has come yet
+        more = f"; there are {len(stores)} such stores" if others else ""
+        return f"the store has them: `{export_command(self.destination, first)}` ships them later{more}"
 
 
-def export_command(destination: Destination) -> str:
+def export_command(destination: Destination, store: str | None) -> str:
     """Give the command that ships from the store what did not reach a destination."""
-    port = urlsplit(destination.name).port
-    protocol = " --protocol grpc" if destination.protocol == "grpc" and port != 4317 else ""
-    return f"configurable-agents runs export --pending --otlp {shlex.quote(destination.name)}{protocol}"
+    parts = urlsplit(destination.endpoint or "")
+    words = ["configurable-agents", "runs", "export", "--pending"]
+    # Any other URL over HTTP is one that only the environment can name, in which the command looks as well.
+    if destination.protocol == "grpc" or parts.path.rstrip("/").endswith("/v1/traces"):
+        words += ["--otlp", destination.name]
+    if destination.protocol == "grpc" and parts.port != 4317:
+        words += ["--protocol", "grpc"]
+    return shlex.join(words if store is None else [*words, "--store", store])

@@ -100,7 +100,10 @@ class ShippingRoute:
         self._rules = rules
         self._resource = resource
         self._kept = store is not None
-        self._lanes = [(shipper, Delivery(_mark(store, run_id, shipper.destination.name))) for shipper in shippers]
+        named = None if store is None else store.named
+        self._lanes = [
+            (shipper, Delivery(_mark(store, run_id, shipper.destination.name), store=named)) for shipper in shippers
+        ]
 
     def on_start(self, span: ReadableSpan) -> None:
         """Ship nothing yet: what has not ended has no place in OTLP."""

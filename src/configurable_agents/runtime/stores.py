@@ -57,8 +57,10 @@ class Stores:
         """Give the exporter of a store that the caller has opened, always the same one."""
         with self._lock:
             # Kept by the backend itself: a mapping of ours, also a weak one, would keep both alive for ever.
-            exporter: StoreSpanExporter = vars(backend).setdefault(_EXPORTER, None) or StoreSpanExporter(backend)
-            vars(backend)[_EXPORTER] = exporter
+            exporter: StoreSpanExporter | None = vars(backend).get(_EXPORTER)
+            if exporter is None:
+                exporter = vars(backend)[_EXPORTER] = StoreSpanExporter(backend)
+                exporter.named = _named(backend.location)
         return OpenStore(exporter, backend.location)
 
     def at(self, place: Path | str, *, required: bool, power: bool) -> OpenStore:
@@ -67,13 +69,14 @@ class Stores:
         Raises:
             StorageError: It cannot be opened, and is required.
         """
-        key = (str(place.absolute()) if isinstance(place, Path) else place, power)
+        key = (str(_whole(place)), power)
         with self._lock:
             known = self._by_place.get(key)
             if known is not None and not (required and (known.exporter.is_away or not known.exporter.is_open)):
                 return known
-            writer = open_writer(place, required=required, power=power)
-            opened = self._by_place[key] = OpenStore(StoreSpanExporter(writer=writer), shown(place), _patience(place))
+            exporter = StoreSpanExporter(writer=open_writer(place, required=required, power=power))
+            exporter.named = _named(place)
+            opened = self._by_place[key] = OpenStore(exporter, shown(place), _patience(place))
             return opened
 
 
@@ -103,6 +106,19 @@ def open_store(choice: StoreChoice, config: StorageConfig | None, environ: Mappi
         logger.warning("this run is not kept: %s", error)
         return None
     return _STORES.at(place, required=required, power=config is not None and config.durability == "power")
+
+
+def _named(place: Path | str) -> str | None:
+    """Say what `--store` takes for a store; None where a command finds it without."""
+    try:
+        is_found = _whole(locate(store_target(None, os.environ, None))) == _whole(locate(place))
+    except StorageError:  # the variable names none, or the store is of a kind of the caller's own
+        is_found = False
+    return None if is_found else shown(place)
+
+
+def _whole(place: Path | str) -> Path | str:
+    return place.absolute() if isinstance(place, Path) else place
 
 
 def _patience(place: Path | str) -> float:
