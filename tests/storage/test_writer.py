@@ -48,10 +48,12 @@ class Gate(StorageBackend):
         self.open.set()
         self.reached = threading.Event()
         self.fails = False
+        self.tries = 0
         self.groups: list[Sequence[AnyRecord]] = []
         """What was written."""
 
     def write(self, records: Sequence[AnyRecord]) -> None:
+        self.tries += 1
         self.reached.set()
         assert self.open.wait(SECONDS)
         if self.fails:
@@ -277,6 +279,19 @@ def test_without_a_journal_what_memory_cannot_hold_is_counted(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_whoever_waits_for_a_store_that_fails_at_once_has_it_tried_at_its_own_pace(gate: Gate, tmp_path: Path) -> None:
+    """`force_flush` waits for half a minute, in which the processor shall not be busy with it."""
+    with writing(gate, tmp_path / "journal") as writer:
+        gate.fails = True
+        writer.write([node_record(1)])
+        assert not writer.flush(0.5)
+        assert 2 <= gate.tries <= 8, (
+            "the pauses are of 20, 50, 100, 200 and 500 ms, of which the first call cuts one short"
+        )
+        gate.fails = False
+        assert writer.flush(SECONDS)
+
+
 def test_a_child_that_was_forked_in_the_middle_of_a_write_is_not_stuck(gate: Gate, tmp_path: Path) -> None:
     """The lock that a thread of the parent held at the fork has nobody in the child to free it."""
     with writing(gate, tmp_path / "journal") as writer:

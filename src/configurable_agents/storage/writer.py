@@ -249,6 +249,7 @@ class Writer:
     def flush(self, seconds: float) -> bool:
         """Have everything committed within `seconds`; say whether it is."""
         deadline = time.monotonic() + seconds
+        is_told = False
         with self._lock:
             while not self._backlog.is_said:
                 left = deadline - time.monotonic()
@@ -259,7 +260,9 @@ class Writer:
                 self._keep_a_thread()
                 if self._thread is None:
                     return False
-                self._work.notify()
+                if not is_told:  # again after each try that has failed, the thread would never pause between them
+                    self._work.notify()
+                is_told = True
                 self._changed.wait(left)
         return True
 
