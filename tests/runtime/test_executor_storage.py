@@ -7,8 +7,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,12 @@ def store(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """Hold a store's write lock, as another program may."""
-    with closing(sqlite3.connect(store, isolation_level=None)) as other:
+def locked(store: Path) -> Iterator[Callable[[], object]]:
+    """Hold a store's write lock, as another program may; gives what lets go of it before the block is left."""
+    with closing(sqlite3.connect(store, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        yield
-        other.execute("ROLLBACK")
+        yield other.rollback
+        other.rollback()
 
 
 @both_ways
@@ -238,6 +239,41 @@ def test_a_required_store_that_cannot_be_written_keeps_the_run_from_starting() -
         with pytest.raises(StorageError):
             run_workflow(doubling(required=True), {"x": 2}, functions={"double": called.append}, store=store)
     assert called == []
+
+
+@both_ways
+def test_a_required_store_that_stays_locked_keeps_the_run_from_starting(run: Run, store: Path) -> None:
+    """It can be opened and read, which is not what it is required for. Others go on meanwhile, and do not wait."""
+    create_storage_backend(store).close()
+    called: list[int] = []
+    refused: list[str] = []
+
+    def try_to_run() -> None:
+        try:
+            run(doubling(required=True), {"x": 2}, functions={"double": called.append}, store=store)
+        except StorageError as error:
+            refused.append(str(error))
+
+    with locked(store):
+        trying = threading.Thread(target=try_to_run)
+        trying.start()
+        time.sleep(0.1)
+        other = run_workflow(doubling(), {"x": 2}, functions=DOUBLE, store=store.with_name("other.db"))
+        assert trying.is_alive(), "it gives whoever holds the store some time"
+        trying.join()
+    assert other.outputs == {"x": 4}
+    assert called == []
+    assert refused == [
+        f"the store at {store} is locked by another process; try again, or close the program that holds it"
+    ]
+
+
+def test_a_required_store_that_is_locked_for_a_moment_is_waited_for(store: Path) -> None:
+    create_storage_backend(store).close()
+    with locked(store) as unlock:
+        threading.Timer(0.7, unlock).start()
+        result = run_workflow(doubling(required=True), {"x": 2}, functions=DOUBLE, store=store)
+    assert (result.outputs, result.degraded) == ({"x": 4}, False)
 
 
 @both_ways

@@ -18,6 +18,7 @@ from configurable_agents.observability.exporter import StoreSpanExporter
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.factory import locate, open_writer, store_target
 from configurable_agents.storage.targets import shown
+from configurable_agents.storage.writer import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Stores:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._required = threading.Lock()
+        """Held while a store is opened that a run must have."""
         self._by_place: dict[tuple[str, bool], OpenStore] = {}
 
     def of(self, backend: StorageBackend) -> OpenStore:
@@ -67,17 +70,26 @@ class Stores:
         """Give the way into the store at a path or URL; one that is out of reach is tried again by its writer.
 
         Raises:
-            StorageError: It cannot be opened, and is required.
+            StorageError: It is required, and cannot be opened or written.
         """
         key = (str(_whole(place)), power)
-        with self._lock:
+        if not required:
+            with self._lock:
+                return self._by_place.get(key) or self._open(key, place, open_writer(place, power=power))
+        # It is opened here and now, for which only those wait who cannot begin without it either.
+        with self._required:
             known = self._by_place.get(key)
-            if known is not None and not (required and (known.exporter.is_away or not known.exporter.is_open)):
+            if known is not None and known.exporter.is_open and not known.exporter.is_away:
                 return known
-            exporter = StoreSpanExporter(writer=open_writer(place, required=required, power=power))
-            exporter.named = _named(place)
-            opened = self._by_place[key] = OpenStore(exporter, shown(place), _patience(place))
-            return opened
+            writer = open_writer(place, required=True, power=power)
+            with self._lock:
+                return self._open(key, place, writer)
+
+    def _open(self, key: tuple[str, bool], place: Path | str, writer: Writer) -> OpenStore:
+        exporter = StoreSpanExporter(writer=writer)
+        exporter.named = _named(place)
+        opened = self._by_place[key] = OpenStore(exporter, shown(place), _patience(place))
+        return opened
 
 
 _STORES = Stores()
@@ -90,7 +102,7 @@ def open_store(choice: StoreChoice, config: StorageConfig | None, environ: Mappi
     """Open the store of a run: None if it shall have none, or if it cannot be opened, which is said in one warning.
 
     Raises:
-        StorageError: It cannot be opened and the file says `required: true`.
+        StorageError: It cannot be opened or written and the file says `required: true`.
     """
     if isinstance(choice, StorageBackend):
         return _STORES.of(choice)

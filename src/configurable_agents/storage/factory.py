@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_SECONDS: Final = 0.2
 """How long a write waits for another writer before it is a `StorageError`; whoever writes tries again later."""
+REQUIRED_SECONDS: Final = 2.0
+"""How long a run that must have a store waits for another program that holds it locked, before it is not begun."""
+_PAUSE_SECONDS: Final = 0.01
 _LEAST_BYTES: Final = 512
 """Of a SQLite database. A smaller file SQLite would take for an empty one and write over; it looks into bigger ones."""
 
@@ -92,15 +96,38 @@ def open_writer(
 
     Args:
         place: As `locate` gives it.
-        required: Raise if the store cannot be opened now.
+        required: Raise if the store cannot be opened and written now.
         power: Sync each record and each commit, so that they survive the loss of power too.
 
     Raises:
-        StorageError: It is required and cannot be opened.
+        StorageError: It is required and cannot be opened or written.
     """
     again = partial(create_storage_backend, place, environ=environ, power=power)
-    backend = again() if required else None
+    backend = _opened_for_writing(again) if required else None
     return Writer(again, journals=journal_directories(place, environ), backend=backend, power=power)
+
+
+def _opened_for_writing(open_backend: Callable[[], StorageBackend]) -> StorageBackend:
+    deadline = time.monotonic() + REQUIRED_SECONDS
+    while True:
+        try:
+            return _written(open_backend())
+        except StorageError as error:
+            from configurable_agents.storage.sqlite_driver import is_locked
+
+            if not is_locked(error.__cause__) or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE_SECONDS)  # SQLite waits by itself, but not for each kind of lock
+
+
+def _written(backend: StorageBackend) -> StorageBackend:
+    """See that a store takes a transaction, which here writes nothing: one that is locked can be opened, and read."""
+    try:
+        backend.take_in(())
+    except BaseException:
+        backend.close()
+        raise
+    return backend
 
 
 def _open_sqlite(
