@@ -44,7 +44,12 @@ _CAPTURED: Final[Mapping[object, Mapping[str, tuple[str, ...]]]] = {
     },
     Operation.INVOKE_WORKFLOW: {semconv.CONTENT_INPUTS: (semconv.INPUT_VALUE,)},
 }
-"""By operation: under which names content leaves, where it may. The file's text and the defaults never do."""
+"""By operation: under which names content leaves, where it may. The file's text and the defaults never do.
+
+A model call's goes under two, each for readers that do not look at the other: what Phoenix lists as a span's input and output is
+`input.value` and `output.value` alone. Since 15.10 it makes messages of `gen_ai.*`, but no `input.value`, and where `output.value`
+is missing it puts the answer's id and model there.
+"""
 _MESSAGES: Final = frozenset({semconv.CONTENT_INPUT_MESSAGES, semconv.CONTENT_OUTPUT_MESSAGES})
 _MIME_TYPES: Final = {semconv.INPUT_VALUE: semconv.INPUT_MIME_TYPE, semconv.OUTPUT_VALUE: semconv.OUTPUT_MIME_TYPE}
 
