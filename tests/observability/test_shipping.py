@@ -259,6 +259,23 @@ def test_what_waits_for_a_dead_endpoint_is_bounded_and_the_rest_is_counted(
     assert f"`configurable-agents runs export --pending --otlp {receiver.endpoint}` ships them later" in said[1]
 
 
+def test_a_loss_from_several_stores_names_one_and_counts_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """A server may keep the runs of each customer apart."""
+    with otlp_receiver("http/protobuf") as receiver:
+        shipper = Shipper(Destination(endpoint=f"{receiver.endpoint}/v1/traces", protocol="http/protobuf"))
+    context = trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1))
+    made = ReadableSpan("execute_node a", context, start_time=1, end_time=2)
+    span = shippable(made, ShipRules(), current_resource(), kept=True)
+    for store in ("b.db", "a.db", None, "a.db"):
+        shipper.offer(span, Delivery(None, store=store), is_last=False)
+    shipper.begin_to_end()
+    shipper.end(0.0)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"4 spans were not delivered to {receiver.endpoint}: ")
+    command = f"`configurable-agents runs export --pending --otlp {receiver.endpoint}`"
+    assert said.endswith(f"{command} ships them later; other stores that have some: 2")
+
+
 # --- processes -----------------------------------------------------------------------------------------------------------
 
 SHORT = """

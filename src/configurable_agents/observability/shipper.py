@@ -343,16 +343,16 @@ class Shipper:
     def _tell_of_trouble(self, reason: str) -> None:
         """Warn, once until the destination takes spans again; at the end of the process the count is warning enough."""
         with self._changed:
-            tell = not (self._warned or self._is_ending)
-            self._warned |= tell
+            if self._warned or self._is_ending:
+                return
+            self._warned = True
             stores = self._lost_of.union(entry.delivery.store for entry in self._queue)
-        if tell:
-            logger.warning(
-                "spans do not reach %s: %s; runs go on, and %s",
-                self.destination.name,
-                reason,
-                self._remedy(stores, kept=not self._has_unkept),
-            )
+        logger.warning(
+            "spans do not reach %s: %s; runs go on, and %s",
+            self.destination.name,
+            reason,
+            self._remedy(stores, kept=not self._has_unkept),
+        )
 
     def _tell_what_is_lost(self, reason: str) -> None:
         with self._changed:
@@ -368,8 +368,8 @@ class Shipper:
             return "there is no store that has them"
         if self.destination.exporter != OTLP:
             return "the store has them"
-        first, *others = sorted(stores, key=str) or [None]  # none has come yet
-        more = f"; there are {len(stores)} such stores" if others else ""
+        first, *others = sorted(stores, key=lambda store: store or "") or [None]  # none has come yet
+        more = f"; other stores that have some: {len(others)}" if others else ""
         return f"the store has them: `{export_command(self.destination, first)}` ships them later{more}"
 
 

@@ -79,6 +79,7 @@ class Stores:
         # It is opened here and now, for which only those wait who cannot begin without it either.
         with self._required:
             known = self._by_place.get(key)
+            # One that took the last group is not asked again: each run would wait for all who write just then.
             if known is not None and known.exporter.is_open and not known.exporter.is_away:
                 return known
             writer = open_writer(place, required=True, power=power)
