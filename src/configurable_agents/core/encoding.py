@@ -42,7 +42,8 @@ def encode_bytes(value: Any) -> bytes:
     try:
         data = orjson.dumps(value)
         # orjson writes NaN and infinities as null: only a text with a null can hide one.
-        if b"null" in data and _has_odd_float(value):
+        # (`find`, since `in` would first try to take the bytes for a number: for a short text that is most of the time.)
+        if data.find(b"null") >= 0 and _has_odd_float(value):
             data = orjson.dumps(_plain(value, _Budget()))
     except (TypeError, ValueError, RecursionError):
         data = _encode_odd(value)

@@ -185,7 +185,7 @@ class NodeExecutor:
         if visit.item is None:
             self._decide(visit, writes)
         else:
-            value = collected(writes, visit.node.config.outputs)
+            value = collected(writes, visit.node.output_names)
             visit.writes = {visit.item.parallel.collect_field: value}
         end, decision = visit.end, visit.decision
         if visit.captures:
@@ -260,7 +260,7 @@ class NodeExecutor:
         else:
             await in_a_loop()
             result = await (call(**inputs) if is_async else call_in_pool(call, inputs, pool=self._pool))
-        return node.checked(named_outputs(result, node.config.outputs))
+        return node.checked(named_outputs(result, node.output_names))
 
     async def _ask(self, visit: Visit) -> dict[str, Any]:
         node = visit.node
@@ -291,10 +291,10 @@ class NodeExecutor:
     @staticmethod
     def _answer(node: CompiledNode, text: str, value: Any, parse_error: str | None) -> dict[str, Any]:
         if node.answer_schema is None:
-            return node.checked(dict.fromkeys(node.config.outputs, text))
+            return node.checked(dict.fromkeys(node.output_names, text))
         if parse_error is not None:
             raise OutputError(parse_error)
-        missing = [name for name in node.config.outputs if not isinstance(value, Mapping) or name not in value]
+        missing = [name for name in node.output_names if not isinstance(value, Mapping) or name not in value]
         if missing:
             raise OutputError(f"the answer has no {', '.join(map(repr, missing))}")
         return node.checked(value)

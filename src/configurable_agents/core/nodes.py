@@ -41,11 +41,12 @@ class CompiledNode:
     """Where each of the inputs is just a field of the state, as `{text}`: which one."""
     is_called_once: bool
     """Whether it is a function without retries and time-out."""
+    output_names: tuple[str, ...]
     function: str
     """The name of its callable; empty for a model."""
     timeout: float | None
     captures: bool
-    """Whether its content may be kept. (These three stand in `config`, too; a look into a pydantic model takes longer.)"""
+    """Whether its content may be kept. (These four stand in `config`, too; a look into a pydantic model takes longer.)"""
 
     def resolve_inputs(self, state: Mapping[str, Any], item: Item | None) -> dict[str, Any]:
         """Give the values of the local names; copies, so that nobody can change the state through them.
@@ -97,6 +98,7 @@ def _compiled(node: NodeConfig, config: WorkflowConfig) -> CompiledNode:
         prompt=parse_template(model.prompt) if model else None,
         system=parse_template(model.system) if model and model.system else None,
         outputs=output_types(node, config),
+        output_names=tuple(node.outputs),
         answer_schema=answer_schema(node, config) if model else None,
         attributes={
             semconv.GEN_AI_OPERATION_NAME: Operation.EXECUTE_NODE.value,

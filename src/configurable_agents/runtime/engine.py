@@ -69,6 +69,7 @@ class Engine:
         self._executor = executor
         self._inline = inline
         self._limits = plan.config.config.execution
+        self._most_visits = self._limits.max_node_executions
         self._slots = asyncio.Semaphore(self._limits.max_concurrency)
         self._seq = 0
         self._waiting: list[Token] = []
@@ -151,11 +152,10 @@ class Engine:
             self._slots.release()
 
     def _visit(self, token: Token, item: Item | None, alone: bool) -> Visit:
-        if self._seq >= self._limits.max_node_executions:
-            limit = self._limits.max_node_executions
+        if self._seq >= self._most_visits:
             raise RunError(
                 ExecutionLimitError(
-                    f"the run was stopped before node {token.at!r}: it reached max_node_executions ({limit});"
+                    f"the run was stopped before node {token.at!r}: it reached max_node_executions ({self._most_visits});"
                     " a route that goes back may never leave, or the limit in config.execution is too low"
                 )
             )

@@ -173,7 +173,7 @@ def json_text(value: Any) -> str:
     except (TypeError, ValueError):  # a lone surrogate, an integer beyond 64 bits, or too many values in values
         text = b"null"
     # JSON has no word for a number that is none, and `null` would not come back as one.
-    return (orjson.dumps(_printable(value)) if b"null" in text else text).decode()
+    return (orjson.dumps(_printable(value)) if text.find(b"null") >= 0 else text).decode()
 
 
 _TEXTS: Final[Mapping[str, Callable[[Any], str]]] = {

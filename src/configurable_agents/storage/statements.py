@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
 from typing import Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
@@ -109,24 +108,24 @@ class _Shape:
         self.table = table
         self.literals = {name: _literal(getattr(kind, name)) for name in unset}
         self._is_whole = not unset
-        bound = [column.name for column in table.columns if column.name not in unset]
-        others = [name for name in kind.__dataclass_fields__ if name not in table.columns]
-        self._width = len(bound)
-        self._defaults = {name: getattr(kind, name, None) for name in (*bound, *others)}
+        self._bound = [column.name for column in table.columns if column.name not in unset]
+        self._defaults = [getattr(kind, name, None) for name in self._bound]
+        self._taken = frozenset(kind.__dataclass_fields__) - unset
+        self._status = self._bound.index("status") if "status" in self._bound else None
 
     def values(self, records: Sequence[Any]) -> Row | None:
         """Give the values of records, one row after another; None if one of them has more than this shape takes."""
-        defaults, width, found = self._defaults, self._width, list[Any]()
+        bound, defaults, found = self._bound, self._defaults, list[Any]()
         for record in records:
-            # A record has what it was made with in its `__dict__`, and the rest from its class. What is said of a column
-            # takes the place of its default here; what is no column comes behind them.
-            values = defaults | record.__dict__
-            if len(values) > len(defaults) and not self._is_whole:
+            # A record has what it was made with in its `__dict__`, and the rest from its class.
+            given = record.__dict__
+            if not (self._is_whole or self._taken.issuperset(given)):
                 return None
-            if "status" in values:
+            row = [*map(given.get, bound, defaults)]
+            if self._status is not None:
                 # A driver takes a member of an enum for something else than its text.
-                values["status"] = str(values["status"])
-            found += islice(values.values(), width)
+                row[self._status] = str(row[self._status])
+            found += row
         return tuple(found)
 
 
