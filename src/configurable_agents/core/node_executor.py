@@ -126,10 +126,8 @@ class NodeExecutor:
         finally:
             otel_context.detach(token)
         self._end(visit)
-        del (
-            visit.span,
-            visit.end,
-        )  # a map has its visits until the last one ends, and their spans have texts of any size
+        # A map has its visits until the last one ends, and their spans have texts of any size.
+        del visit.span, visit.end
 
     def cancelled(self, visit: Visit) -> None:
         """Record a visit that never began, or that did not let itself be cancelled, as cancelled."""
