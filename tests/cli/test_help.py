@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from ast import literal_eval
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,22 @@ def test_a_command_loads_no_more_than_it_needs(tmp_path: Path, arguments: list[s
         [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+def test_runs_list_loads_no_other_command(tmp_path: Path) -> None:
+    """Loading is nearly all of its time."""
+    create_storage_backend(tmp_path / "workflows.db").close()
+    program = (
+        "import sys; from configurable_agents.cli.main import main; code = main(['runs', 'list']); "
+        "print(sorted(name for name in sys.modules if name.startswith('configurable_agents')), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    loaded = set(literal_eval(done.stderr.splitlines()[-1]))
+    assert {name for name in loaded if name.endswith(("_command", "_commands"))} == {
+        "configurable_agents.cli.runs_commands"
+    }
 
 
 def test_runs_list_is_quick(tmp_path: Path) -> None:

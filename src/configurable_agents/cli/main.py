@@ -10,16 +10,11 @@ from typing import Annotated, Final
 
 import typer
 
-from configurable_agents.cli.costs_command import costs
-from configurable_agents.cli.export_commands import export, import_
+from configurable_agents.cli.commands import Commands
 from configurable_agents.cli.log import stop_logging
 from configurable_agents.cli.options import DebugOption, screen_of
-from configurable_agents.cli.run_command import run
-from configurable_agents.cli.runs_commands import runs
 from configurable_agents.cli.screen import Screen, silence
 from configurable_agents.cli.signals import Ending
-from configurable_agents.cli.store_commands import store
-from configurable_agents.cli.validate_command import schema, validate
 from configurable_agents.errors import ConfigError, ConfigurableAgentsError, WorkflowExecutionError
 
 DONE: Final = 0
@@ -33,20 +28,13 @@ _EPILOG: Final = "Exit codes: 0 done, 1 the run failed, 2 the command or the fil
 
 app = typer.Typer(
     name="configurable-agents",
+    cls=Commands,
     help="Run workflows of language-model nodes from one YAML file, and read what happened in each run.",
     epilog=_EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-app.command()(run)
-app.command()(validate)
-app.command()(schema)
-runs.command("costs")(costs)
-runs.command("export")(export)
-runs.command("import")(import_)
-app.add_typer(runs, name="runs")
-app.add_typer(store, name="store")
 
 
 def _show_version(context: typer.Context, value: bool) -> None:

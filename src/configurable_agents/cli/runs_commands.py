@@ -1,4 +1,4 @@
-"""`runs`: list, show and delete the runs that a store keeps; `export_commands` has the rest of them."""
+"""`runs list`, `runs show` and `runs delete`: the runs that a store keeps."""
 
 from __future__ import annotations
 
@@ -32,13 +32,10 @@ if TYPE_CHECKING:
     from configurable_agents.storage.base import StorageBackend
     from configurable_agents.storage.records import WorkflowRunRecord
 
-runs = typer.Typer(help="List, show, ship and delete the runs that are kept.", no_args_is_help=True)
-
 _AGO: Final = re.compile(r"(\d+)\s*(s|m|min|h|d|w)")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-@runs.command("list")
 def list_(
     context: typer.Context,
     workflow: WorkflowOption = None,
@@ -78,7 +75,6 @@ def list_(
     return 0
 
 
-@runs.command()
 def show(
     context: typer.Context,
     run: RunArgument,
@@ -104,7 +100,6 @@ def show(
     return 0
 
 
-@runs.command()
 def delete(
     context: typer.Context,
     run: RunArgument,

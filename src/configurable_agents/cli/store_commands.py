@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from configurable_agents.storage.base import StorageBackend
     from configurable_agents.storage.upkeep import JournalInfo, StoreInfo
 
-store = typer.Typer(help="Look after the store of runs: its size, its health, copies of it.", no_args_is_help=True)
+store = typer.Typer(
+    name="store", help="Look after the store of runs: its size, its health, copies of it.", no_args_is_help=True
+)
 
 SOUND: Final = 0
 UNSOUND: Final = 1
