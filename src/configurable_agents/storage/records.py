@@ -25,7 +25,8 @@ def status_rank(status: str) -> int:
     return {Status.RUNNING: 0, Status.INTERRUPTED: 1}.get(Status(status), 2)
 
 
-@dataclass(frozen=True, kw_only=True)
+# The parts of records are never made alone: methods for them would be a third of what this module takes to load.
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class _Span:
     """What every record keeps of its span, so that it can be shipped as OTLP later."""
 
@@ -55,7 +56,7 @@ class _Span:
     """W3C tracestate, as its header says it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class _Totals:
     """What model calls used and cost; on a run the sums over its node executions."""
 
@@ -79,8 +80,10 @@ class _Totals:
         return self.input_tokens + self.output_tokens
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class _Outcome:
+    """What became of a run or a node execution."""
+
     status: str
     """`running`, `interrupted`, `completed`, `failed` or `cancelled`."""
     duration_seconds: float | None = None
