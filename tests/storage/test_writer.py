@@ -402,7 +402,6 @@ print({os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}
 """
 
 
-@pytest.mark.alone  # its children have two seconds each at their end, for a store that nine processes open at once
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_child_that_was_forked_while_the_store_was_being_opened_can_open_it_too(tmp_path: Path) -> None:
     """What is half loaded at the fork stays half loaded in the child for ever."""
@@ -410,6 +409,35 @@ def test_a_child_that_was_forked_while_the_store_was_being_opened_can_open_it_to
     assert (code, out, err) == (0, "{0}\n", "")
     with closing(create_storage_backend(tmp_path / "runs.db")) as backend:
         assert {run.status for run in backend.runs.list_runs()} == {"completed"}
+
+
+FORKED_AFTER_THE_LOAD = """
+import logging, os, sys, threading, time  # logging has a hook, too, and keeps its lock until the fork
+os.register_at_fork(before=lambda: time.sleep(0.3))  # of those that come after, this one is called last
+from _records import run_record
+from configurable_agents import create_storage_backend
+
+def write():
+    create_storage_backend(sys.argv[1]).database.run(lambda connection: time.sleep(0.6), write=True)
+
+thread = threading.Thread(target=write)
+thread.start()
+while "sqlalchemy" not in sys.modules:
+    time.sleep(0.001)
+child = os.fork()
+if not child:
+    create_storage_backend(sys.argv[1], busy_timeout_seconds=5).write([run_record()])
+    os._exit(0)
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_that_waited_for_a_load_waits_for_the_first_transaction_too(tmp_path: Path) -> None:
+    """In a child that is forked from the middle of one, SQLite takes its file for locked as long as it lives."""
+    code, out, err = run_program(FORKED_AFTER_THE_LOAD, tmp_path / "runs.db")
+    assert (code, out, err) == (0, "0\n", "")
 
 
 SERVED = """

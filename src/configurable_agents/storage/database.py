@@ -6,7 +6,6 @@ SQLite and PostgreSQL differ here and in `engines`; what is above sees `Database
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from configurable_agents.errors import StorageError
+from configurable_agents.storage.forking import GATE, mind_forks
 from configurable_agents.storage.sqlite_driver import begin_writing, checkpoint, commit, roll_back
 
 T = TypeVar("T")
@@ -35,8 +35,7 @@ class Database:
         self._writer = threading.Lock() if engine.dialect.name == "sqlite" else None
         self._kept: list[sa.Connection] = []
         """SQLite's writing connection, between transactions: taking one from the pool costs as much as an insert."""
-        with _OPEN_LOCK:
-            _OPEN.add(self)
+        mind_forks(self)
         # An engine that is only dropped would leave its connections to the garbage collector, which warns of them.
         weakref.finalize(self, _dispose, engine, self._kept)
 
@@ -172,75 +171,6 @@ def _dispose(engine: sa.Engine, kept: list[sa.Connection]) -> None:
     while kept:
         kept.pop().close()
     engine.dispose()
-
-
-class _Gate:
-    """Keeps a fork waiting while a thread is inside SQLite, whose own locks would stay locked in the child for ever."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._is_closed = False
-
-    def __enter__(self) -> None:
-        with self._changed:
-            if self._is_closed:
-                self._changed.wait_for(lambda: not self._is_closed, timeout=_FORK_SECONDS)
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._inside -= 1
-            if self._is_closed:
-                self._changed.notify_all()
-
-    def before_fork(self) -> None:
-        with self._changed:
-            self._is_closed = True
-            self._changed.wait_for(lambda: not self._inside, timeout=_FORK_SECONDS)
-
-    def after_fork_in_parent(self) -> None:
-        with self._changed:
-            self._is_closed = False
-            self._changed.notify_all()
-
-
-_FORK_SECONDS: Final = 2.0
-"""A fork waits no longer: the forking thread may be inside itself."""
-GATE: Final = _Gate()
-
-# A fork concerns the whole process, and hooks cannot be taken back: one for all open databases, which it does not keep alive.
-_OPEN: Final[weakref.WeakSet[Database]] = weakref.WeakSet()
-_OPEN_LOCK: Final = threading.Lock()
-
-
-def _before_fork() -> None:
-    GATE.before_fork()
-    _OPEN_LOCK.acquire()
-    for database in _OPEN:
-        database.before_fork()
-
-
-def _release() -> None:
-    # A fork that had begun when this module was loaded comes here without having been in `_before_fork`.
-    if _OPEN_LOCK.locked():
-        _OPEN_LOCK.release()
-
-
-def _after_fork_in_parent() -> None:
-    _release()
-    GATE.after_fork_in_parent()
-
-
-def _after_fork_in_child() -> None:
-    GATE.__init__()  # type: ignore[misc]  # the same object, as new: what was inside stayed in the parent
-    for database in _OPEN:
-        database.after_fork_in_child()
-    _release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 @contextlib.contextmanager

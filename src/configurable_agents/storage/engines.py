@@ -15,7 +15,8 @@ from sqlalchemy import event, exc
 from sqlalchemy.pool import NullPool, QueuePool
 
 from configurable_agents.errors import StorageError
-from configurable_agents.storage.database import GATE, translated
+from configurable_agents.storage.database import translated
+from configurable_agents.storage.forking import GATE
 from configurable_agents.storage.sqlite_driver import begin_reading, driver_of, on_driver
 
 _CONNECT_TIMEOUT_SECONDS: Final = 5
