@@ -232,6 +232,21 @@ def test_a_setting_that_the_exporter_does_not_understand_is_said(
     assert "'soon'" in said[0]
 
 
+def test_the_first_run_of_a_program_says_it_too(tmp_path: Path) -> None:
+    """The exporter's package is loaded by that run, and its loggers with it."""
+    program = """
+import sys
+from configurable_agents import run_workflow
+from _runs import asks, chain, field, scripted
+from _workflows import make
+hello = make([asks("a", "x")], chain("START a END"), {"x": field("str")}, scripted("yes"), name="hello")
+run_workflow(hello, store=sys.argv[1], otlp="http://127.0.0.1:9")
+"""
+    _, _, err = run_program(program, tmp_path / "w.db", OTEL_EXPORTER_OTLP_TIMEOUT="soon")
+    (said,) = [line for line in err.splitlines() if "'soon'" in line]
+    assert "http://127.0.0.1:9" in said
+
+
 # --- bounds --------------------------------------------------------------------------------------------------------------
 
 

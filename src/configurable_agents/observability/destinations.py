@@ -235,6 +235,15 @@ def _headers(text: str) -> Headers | None:
 # --- opening -------------------------------------------------------------------------------------------------------------
 
 
+def load_exporter(destination: Destination) -> None:
+    """Load what `open_exporter` opens, and with it the loggers that are listened to while it does."""
+    with LOADING:
+        if destination.exporter == OTLP and destination.protocol == "grpc":
+            import opentelemetry.exporter.otlp.proto.grpc.trace_exporter
+        elif destination.exporter == OTLP:
+            import opentelemetry.exporter.otlp.proto.http.trace_exporter  # noqa: F401
+
+
 def open_exporter(destination: Destination) -> SpanExporter:
     """Load and open the exporter of a destination; nothing is connected to yet.
 

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from configurable_agents.observability.content import MAX_REQUEST_BYTES, ShippedSpan
-from configurable_agents.observability.destinations import OTLP, Destination, open_exporter
+from configurable_agents.observability.destinations import OTLP, Destination, load_exporter, open_exporter
 from configurable_agents.observability.exporter_log import exporter_log, reason_of
 
 logger = logging.getLogger(__name__)
@@ -201,6 +201,7 @@ class Shipper:
         # Whoever instruments HTTP or gRPC in this program shall not make spans of how spans are shipped.
         otel_context.attach(otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, True))  # noqa: SLF001
         try:
+            load_exporter(self.destination)
             with exporter_log(self._tell_of_settings):
                 exporter = open_exporter(self.destination)
         except Exception as error:  # noqa: BLE001 - a foreign package may raise anything
