@@ -305,12 +305,13 @@ class Backlog:
         """Give the records of a group, and the runs of those that cannot be read back."""
         records: list[AnyRecord] = []
         lost: list[str | None] = []
+        places = _Places()
         waited: list[Start | Entry] = [*group.starts, *group.entries]
         for one in waited:
             kept = one.records if type(one) is Entry else []
             if not kept:
                 try:
-                    kept = _read_back(one)
+                    kept = [places.start(one)] if isinstance(one, Start) else places.entry(one)
                 except (OSError, ValueError, KeyError):
                     logger.exception("what waited in the journal cannot be read back")
                     lost += [one.run_id] * (one.count if type(one) is Entry else 1)
@@ -417,15 +418,34 @@ def _start(given: Any, journal: Journal | None, position: Position, since: float
     return Start(_KINDS[type(given)], given.span_id, given.trace_id, given.run_id, journal, position, since)
 
 
-def _read_back(one: Start | Entry) -> list[AnyRecord]:
-    if one.journal is None:
-        raise ValueError("it is in no journal")
-    positions = [one.position] if isinstance(one, Start) else one.positions
-    lines = chain.from_iterable(split(one.journal.read(position)) for position in positions)
-    records = [record for record in map(decode_record, lines) if not isinstance(record, OpenSpan)]
-    if isinstance(one, Start):
-        return [
-            record for record in records if not isinstance(record, DeliveryRecord) and record.span_id == one.span_id
-        ]
-    # What went on waits apart.
-    return [record for record in records if run_of(record) == one.run_id and getattr(record, "status", "") != _RUNNING]
+class _Places:
+    """What stands in places of journals: each is read once, whatever number of starts or entries came with it."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Journal | None, Position], dict[tuple[str, str], AnyRecord]] = {}
+
+    def start(self, start: Start) -> AnyRecord:
+        """Give the record of a start."""
+        return self._at(start.journal, start.position)[start.span_id, _RUNNING]
+
+    def entry(self, entry: Entry) -> list[AnyRecord]:
+        """Give the records of an entry."""
+        there = chain.from_iterable(self._at(entry.journal, position).items() for position in entry.positions)
+        # What went on waits apart.
+        return [record for (_, status), record in there if status != _RUNNING and run_of(record) == entry.run_id]
+
+    def _at(self, journal: Journal | None, position: Position) -> dict[tuple[str, str], AnyRecord]:
+        if journal is None:
+            raise ValueError("it is in no journal")
+        found = self._found.get((journal, position))
+        if found is None:
+            records = enumerate(map(decode_record, split(journal.read(position))))
+            found = {_key(number, one): one for number, one in records if not isinstance(one, OpenSpan)}
+            self._found[journal, position] = found
+        return found
+
+
+def _key(number: int, record: AnyRecord) -> tuple[str, str]:
+    if isinstance(record, WorkflowRunRecord | ExecutionStateRecord):
+        return record.span_id, record.status
+    return str(number), ""
