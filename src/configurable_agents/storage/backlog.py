@@ -172,6 +172,8 @@ class Backlog:
             Whether it is worth a look how much waits.
         """
         position, size = self._journaled(payload), len(payload)
+        if self.journal is None:
+            records = [started_node(*one) if isinstance(one, NodeStart) else one for one in records]
         self._come.append((records, size, self.journal, position))
         if size < _BIG_BYTES and len(self._come) < _UNSORTED:
             return False
@@ -197,10 +199,10 @@ class Backlog:
         for records, size, journal, position in come:
             is_noted = False
             for given in records:
-                if type(given) is NodeStart and journal is not None:
+                if type(given) is NodeStart:
                     begun[given.span["span_id"]] = given, journal, position
                     continue
-                record: Any = started_node(*given) if type(given) is NodeStart else given
+                record: Any = given
                 if type(record) in _KINDS:
                     run_id = record.run_id
                     if record.status == _RUNNING:
