@@ -153,8 +153,8 @@ class NodeExecutor:
         visit.captures = self._capture_content and node.captures
         visit.end = {}
         visit.span = recorder.parent.begin_child(node.span_name, attributes, trusted=True)
-        self._open[visit.seq] = visit
         visit.started = time.perf_counter()
+        self._open[visit.seq] = visit  # whole by now: a signal's handler may raise at any moment, and then it is ended
 
     def _end(self, visit: Visit) -> None:
         if self._open.pop(visit.seq, None) is None:

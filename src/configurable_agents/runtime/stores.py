@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,9 @@ class Stores:
         self._lock = threading.Lock()
         self._required = threading.Lock()
         """Held while a store is opened that a run must have."""
+        self._refused: tuple[tuple[str, bool], StorageError] | None = None
+        self._refused_at = 0.0
+        """When that was last tried in vain."""
         self._by_place: dict[tuple[str, bool], OpenStore] = {}
 
     def of(self, backend: StorageBackend) -> OpenStore:
@@ -77,12 +81,19 @@ class Stores:
             with self._lock:
                 return self._by_place.get(key) or self._open(key, place, open_writer(place, power=power))
         # It is opened here and now, for which only those wait who cannot begin without it either.
+        came = time.monotonic()
         with self._required:
+            if came < self._refused_at and self._refused is not None and key == self._refused[0]:
+                raise self._refused[1]  # tried in vain while this one waited; one after the other would take for ever
             known = self._by_place.get(key)
             # One that took the last group is not asked again: each run would wait for all who write just then.
             if known is not None and known.exporter.is_open and not known.exporter.is_away:
                 return known
-            writer = open_writer(place, required=True, power=power)
+            try:
+                writer = open_writer(place, required=True, power=power)
+            except StorageError as error:
+                self._refused, self._refused_at = (key, error), time.monotonic()
+                raise
             with self._lock:
                 return self._open(key, place, writer)
 

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from configurable_agents.semconv import Status
 from configurable_agents.storage.attributes import started_node
-from configurable_agents.storage.codec import OpenSpan, decode_record, encode_records, split
-from configurable_agents.storage.journal import Journal, JournalError, Position
+from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record, join, offset_of, split
+from configurable_agents.storage.journal import FRAME_BYTES, Journal, JournalError, Position
 from configurable_agents.storage.records import (
     AnyRecord,
     DeliveryRecord,
@@ -61,11 +61,18 @@ class Entry:
     journal: Journal | None
     """None where only the memory has them."""
     positions: list[Position]
-    """Of what was written with them."""
+    """Of what was written with them, in which other runs' records may stand too."""
+    offset: int
+    """Of the first of them in the first of these: what was written before it need not be kept for it."""
     size: int = 0
-    """Of that, in bytes."""
+    """Bytes of the records."""
     count: int = 0
-    """How many records these are."""
+    """How many they are."""
+
+    @property
+    def position(self) -> Position:
+        """Of the first of them."""
+        return self.positions[0]
 
 
 @dataclass(slots=True)
@@ -82,8 +89,8 @@ class Group:
         return bool(self.entries or self.starts)
 
 
-_Written = tuple[Sequence[AnyRecord | NodeStart], int, Journal | None, Position]
-"""Records that were written at once, their bytes, and where they stand."""
+_Written = tuple[Sequence[AnyRecord | NodeStart], Sequence[bytes], Journal | None, Position]
+"""Records that were written at once, as bytes too, and where they stand."""
 Needed = tuple[Journal, int, int] | None
 """A journal, a segment in it and an offset in that; None where nothing is in a journal."""
 
@@ -165,17 +172,18 @@ class Backlog:
 
     # --- records come --------------------------------------------------------------------------------------------------
 
-    def append(self, records: Sequence[AnyRecord | NodeStart], payload: bytes) -> bool:
-        """Take what is written at once: records, and the bytes of all of them for the journal.
+    def append(self, records: Sequence[AnyRecord | NodeStart], lines: Sequence[bytes]) -> bool:
+        """Take what is written at once: records, and each as bytes for the journal.
 
         Returns:
             Whether it is worth a look how much waits.
         """
-        position, size = self._journaled(payload), len(payload)
+        payload = join(lines)
+        position = self._journaled(payload)
         if self.journal is None:
             records = [started_node(*one) if isinstance(one, NodeStart) else one for one in records]
-        self._come.append((records, size, self.journal, position))
-        if size < _BIG_BYTES and len(self._come) < _UNSORTED:
+        self._come.append((records, lines, self.journal, position))
+        if len(payload) < _BIG_BYTES and len(self._come) < _UNSORTED:
             return False
         self._sort_in()
         return True
@@ -187,61 +195,58 @@ class Backlog:
         self._is_sorting = True
         try:
             come = self._come[:]
-            self._take(come)
-            # Only now: where Ctrl-C tears this, it is done again. What then waits twice is written twice, as the same row.
+            try:
+                entries, ended, begun = _sorted(come)
+            except Exception:  # noqa: BLE001 - a record that is none: one by one, so that it takes no other with it
+                entries, ended, begun = self._sorted_one_by_one(come)
+            for span_id in ended:
+                self._starts.end(span_id)
+            for start in begun:
+                self._starts.begin(start)
+            for entry in filter(self._is_taken, entries):
+                self._queue.append(entry)
+                self._count += entry.count
+                self._of_run[entry.run_id] = self._of_run.get(entry.run_id, 0) + entry.count
+            # Where a signal's handler raises before this it is done again: what waits twice is written twice, as the same row.
             del self._come[: len(come)]
+        except BaseException:
+            self._count_anew()
+            raise
         finally:
             self._is_sorting = False
 
-    def _take(self, come: Sequence[_Written]) -> None:
-        begun: dict[str, tuple[AnyRecord | NodeStart, Journal | None, Position]] = {}
-        entry = Entry(None, [], None, [])
-        for records, size, journal, position in come:
-            is_noted = False
-            for given in records:
-                if type(given) is NodeStart:
-                    begun[given.span["span_id"]] = given, journal, position
-                    continue
-                record: Any = given
-                if type(record) in _KINDS:
-                    run_id = record.run_id
-                    if record.status == _RUNNING:
-                        begun[record.span_id] = record, journal, position
-                        if journal is not None:
-                            continue
-                    elif begun.pop(record.span_id, None) is None:  # else nobody ever asked for it
-                        self._starts.end(record.span_id)
-                else:
-                    run_id = run_of(record)
-                kept = entry.records
-                if run_id != entry.run_id or journal is not entry.journal or len(kept) == _TOGETHER:
-                    self._enqueue(entry)
-                    entry, is_noted = Entry(run_id, [], journal, []), False
-                    kept = entry.records
-                kept.append(record)
-                if not is_noted:
-                    is_noted = True
-                    entry.positions.append(position)
-                    entry.size += size
-        self._enqueue(entry)
-        now = time.monotonic()
-        for given, journal, position in begun.values():
-            self._starts.begin(_start(given, journal, position, now))
+    def _sorted_one_by_one(self, come: Sequence[_Written]) -> _Sorted:
+        entries, ended, begun = list[Entry](), list[str](), list[Start]()
+        for written in come:
+            try:
+                found = _sorted([written])
+            except Exception:
+                logger.exception("%d records cannot be kept", len(written[0]))
+                self.lose([None] * len(written[0]))
+            else:
+                entries += found[0]
+                ended += found[1]
+                begun += found[2]
+        return entries, ended, begun
 
-    def _enqueue(self, entry: Entry) -> None:
-        count = entry.count = len(entry.records)
-        if not count:
-            return
-        if self._bytes + entry.size <= (MEMORY_BYTES if entry.journal is not None else MEMORY_BYTES_WITHOUT_JOURNAL):
-            self._bytes += entry.size
-        elif entry.journal is None:
-            self.lose([entry.run_id] * count)
-            return
-        else:
+    def _count_anew(self) -> None:
+        """Count what waits, where counting along was torn."""
+        self._count = sum(entry.count for entry in self._queue)
+        self._bytes = sum(entry.size for entry in self._queue if entry.records)
+        self._of_run = {}
+        for entry in self._queue:
+            self._of_run[entry.run_id] = self._of_run.get(entry.run_id, 0) + entry.count
+
+    def _is_taken(self, entry: Entry) -> bool:
+        """Say whether an entry may wait, in memory or only in the journal."""
+        if self._bytes + entry.size > (MEMORY_BYTES if entry.journal is not None else MEMORY_BYTES_WITHOUT_JOURNAL):
+            if entry.journal is None:
+                self.lose([entry.run_id] * entry.count)
+                return False
             entry.records = []
-        self._queue.append(entry)
-        self._count += count
-        self._of_run[entry.run_id] = self._of_run.get(entry.run_id, 0) + count
+        else:
+            self._bytes += entry.size
+        return True
 
     def _journaled(self, payload: bytes) -> Position:
         """Append to the journal, to the next one if need be; in the end there is none."""
@@ -254,7 +259,7 @@ class Backlog:
                     # So that their end by death is seen in this segment too.
                     notes = self.starts.notes()
                     while some := list(islice(notes, _NOTES)):
-                        journal.append(encode_records(some))
+                        journal.append(join(map(encode_record, some)))
             except JournalError as error:
                 self.no_journal = error
                 self._full_journals.append(journal)
@@ -332,8 +337,8 @@ class Backlog:
         places = [
             (journals.index(journal), position)
             for journal, position in (
-                (first.journal, first.positions[0]) if first is not None else (None, _NOWHERE),
-                (start.journal, start.position) if start is not None else (None, _NOWHERE),
+                (one.journal, one.position._replace(offset=one.offset)) if one is not None else (None, _NOWHERE)
+                for one in (first, start)
             )
             if journal is not None
         ]
@@ -346,16 +351,20 @@ class Backlog:
         """Forget a group, which the database has."""
         self.gone += group.count
         self._starts.say(group.starts)
-        for entry in group.entries:
-            if not self._queue or self._queue[0] is not entry:
-                continue  # somebody else has been faster, at the end of a process
-            self._queue.popleft()
-            self._count -= entry.count
-            if entry.records:
-                self._bytes -= entry.size
-            left = self._of_run.pop(entry.run_id) - entry.count
-            if left:
-                self._of_run[entry.run_id] = left
+        try:
+            for entry in group.entries:
+                if not self._queue or self._queue[0] is not entry:
+                    continue  # somebody else has been faster, at the end of a process
+                self._queue.popleft()
+                self._count -= entry.count
+                if entry.records:
+                    self._bytes -= entry.size
+                left = self._of_run.pop(entry.run_id) - entry.count
+                if left:
+                    self._of_run[entry.run_id] = left
+        except BaseException:  # of a signal's handler
+            self._count_anew()
+            raise
 
     def forget(self, needed: Needed) -> None:
         """Remove the parts of journals that a commit has made superfluous: records are committed in their order."""
@@ -413,11 +422,64 @@ def run_of(record: AnyRecord) -> str | None:
     return None if isinstance(record, DeliveryRecord) else record.run_id
 
 
-def _start(given: Any, journal: Journal | None, position: Position, since: float) -> Start:
+_Sorted = tuple[list[Entry], list[str], list[Start]]
+"""What is to be committed, the span ids of what has ended, and what has begun."""
+
+
+def _sorted(come: Iterable[_Written]) -> _Sorted:
+    entries, ended = list[Entry](), list[str]()
+    begun: dict[str, tuple[int, _Written]] = {}
+    entry: Entry | None = None
+    for written in come:
+        records, lines, journal, position = written
+        is_first = True
+        for number, given in enumerate(records):
+            if type(given) is NodeStart:
+                begun[given.span["span_id"]] = number, written
+                continue
+            record: Any = given
+            run_id = run_of(record)
+            if type(record) in _KINDS:
+                if record.status == _RUNNING:
+                    begun[record.span_id] = number, written
+                    if journal is not None:
+                        continue
+                elif begun.pop(record.span_id, None) is None:  # else nobody ever asked for it
+                    ended.append(record.span_id)
+            if (
+                entry is None
+                or run_id != entry.run_id
+                or journal is not entry.journal
+                or (is_first and len(entry.records) >= _TOGETHER)
+            ):
+                entry = Entry(run_id, [], journal, [position], _offset(number, written))
+                entries.append(entry)
+            elif is_first:
+                entry.positions.append(position)
+            is_first = False
+            entry.records.append(record)
+            entry.size += len(lines[number])
+    for entry in entries:
+        entry.count = len(entry.records)
+    now = time.monotonic()
+    return entries, ended, [_start(number, written, now) for number, written in begun.values()]
+
+
+def _start(number: int, written: _Written, since: float) -> Start:
+    given: Any = written[0][number]
+    _, _, journal, position = written
+    offset = _offset(number, written)
     if type(given) is NodeStart:
         span = given.span
-        return Start(NODE, span["span_id"], span["trace_id"], given.run_id, journal, position, since)
-    return Start(_KINDS[type(given)], given.span_id, given.trace_id, given.run_id, journal, position, since)
+        return Start(NODE, span["span_id"], span["trace_id"], given.run_id, journal, position, offset, since)
+    kind = _KINDS[type(given)]
+    return Start(kind, given.span_id, given.trace_id, given.run_id, journal, position, offset, since)
+
+
+def _offset(number: int, written: _Written) -> int:
+    """Say where in its segment a record begins."""
+    _, lines, _, position = written
+    return position.offset + (FRAME_BYTES + offset_of(number, lines) if number else 0)
 
 
 class _Places:

@@ -5,7 +5,7 @@ What is written at once is one payload: a JSON object for each record, one a lin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Final, NamedTuple
 
@@ -64,14 +64,19 @@ def encode_record(record: AnyRecord | NodeStart | OpenSpan) -> bytes:
     return _BEGINNINGS[type(record)] + fields[1:]
 
 
-def encode_records(records: Iterable[AnyRecord | NodeStart | OpenSpan]) -> bytes:
-    """Give the payload that `split` takes apart again: JSON text holds no line break."""
-    return b"\n".join(map(encode_record, records))
+def join(lines: Iterable[bytes]) -> bytes:
+    """Make one payload of encoded records: JSON text holds no line break."""
+    return b"\n".join(lines)
 
 
 def split(payload: bytes) -> list[bytes]:
     """Give the records in a payload, each for `decode_record`."""
     return payload.split(b"\n")
+
+
+def offset_of(number: int, lines: Sequence[bytes]) -> int:
+    """Say where in their payload the record of this number begins."""
+    return sum(map(len, lines[:number])) + number
 
 
 def decode_record(data: bytes) -> AnyRecord | OpenSpan:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -117,9 +117,7 @@ def _replay(directory: Path, held: Sequence[_Held], backend: StorageBackend, rec
     for _, fd in held:
         data = _whole(fd)
         committed = committed_end(data)
-        for line, is_committed in (
-            (line, end <= committed) for end, payload in frames(data) for line in split(payload)
-        ):
+        for end, line in _lines(data):
             try:
                 record = decode_record(line)
             except ValueError:
@@ -128,7 +126,7 @@ def _replay(directory: Path, held: Sequence[_Held], backend: StorageBackend, rec
                 _put_aside(directory, [line])
                 continue
             still_open.look_at(record)
-            if not (is_committed or isinstance(record, OpenSpan)):
+            if end > committed and not isinstance(record, OpenSpan):
                 batch.append(record)
             if len(batch) == BATCH:
                 _write(directory, batch, backend, recovered)
@@ -137,6 +135,16 @@ def _replay(directory: Path, held: Sequence[_Held], backend: StorageBackend, rec
     logger.info("took up %d records of a process that had died", recovered.records)
     if still_open.runs or still_open.nodes:
         backend.mark_interrupted(sorted(still_open.runs), sorted(still_open.nodes))
+
+
+def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Give the records in a segment, each with the offset behind it."""
+    for end, payload in frames(data):
+        at = end - len(payload)
+        for line in split(payload):
+            at += len(line)
+            yield at, line
+            at += 1
 
 
 def _write(directory: Path, batch: Sequence[AnyRecord], backend: StorageBackend, recovered: Recovered) -> None:

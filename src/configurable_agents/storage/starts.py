@@ -32,6 +32,8 @@ class Start:
     """None where only the memory has it: then its row is written like any other record's."""
     position: Position
     """Of what was written with it."""
+    offset: int
+    """Of itself in there: what was written before it need not be kept for it."""
     since: float
     """On the monotonic clock."""
 
@@ -45,11 +47,16 @@ class Starts:
         """That of it which only the journal knows, by span id; the oldest first."""
         self._unsaid_runs: dict[str | None, Start] = {}
         """The runs among them, by run id."""
-        self.runs = 0
-        """How many runs go on."""
+        self._runs: dict[str, Start] = {}
+        """The runs that go on, by span id."""
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def runs(self) -> int:
+        """How many runs go on."""
+        return len(self._runs)
 
     @property
     def unsaid(self) -> list[Start]:
@@ -74,7 +81,7 @@ class Starts:
     def begin(self, start: Start) -> None:
         """Note that something goes on."""
         if start.kind is RUN:
-            self.runs += start.span_id not in self._open
+            self._runs[start.span_id] = start
         self._open[start.span_id] = start
         if start.journal is not None:
             self._unsaid[start.span_id] = start
@@ -86,9 +93,8 @@ class Starts:
         start = self._open.pop(span_id, None)
         if start is None:
             return
+        self._runs.pop(span_id, None)
         self.say([start])
-        if start.kind is RUN:
-            self.runs -= 1
 
     def say(self, starts: Iterable[Start]) -> None:
         """Note that the database has rows of them."""
@@ -117,7 +123,7 @@ class Starts:
 
     def open_runs(self) -> list[SpanKey]:
         """Give the runs that go on."""
-        return [SpanKey(start.span_id, start.trace_id) for start in self._open.values() if start.kind is RUN]
+        return [SpanKey(start.span_id, start.trace_id) for start in self._runs.values()]
 
     def notes(self) -> Iterator[OpenSpan]:
         """Give what a journal's next segment is to say of what goes on."""

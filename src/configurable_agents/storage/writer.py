@@ -18,7 +18,7 @@ from typing import Final
 
 from configurable_agents.storage.backlog import Backlog, Group, run_of
 from configurable_agents.storage.base import StorageBackend
-from configurable_agents.storage.codec import encode_records
+from configurable_agents.storage.codec import encode_record
 from configurable_agents.storage.lifetime import live_with_the_process
 from configurable_agents.storage.records import AnyRecord, NodeStart, Record
 from configurable_agents.storage.target import TEND_BYTES, Target, write_or_quarantine
@@ -137,10 +137,10 @@ class Writer:
 
     def write(self, records: Sequence[AnyRecord | NodeStart]) -> None:
         """Make records durable, and have them committed soon."""
-        payload = encode_records(records)
+        lines = [*map(encode_record, records)]
         backlog = self._backlog
         with self._lock:
-            is_worth_a_look = backlog.append(records, payload)
+            is_worth_a_look = backlog.append(records, lines)
             if self._is_asleep or (is_worth_a_look and len(backlog) >= ENOUGH_RECORDS):
                 self._work.notify()
             if self._thread is None:
