@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from _faults import Nursery, lost_or_wrong
+from _runs import rows, run_program
 from configurable_agents import create_storage_backend
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, and Linux's way to adopt orphans")
@@ -133,3 +134,35 @@ def wait_for(file: Path) -> None:
     while not (file.exists() and file.stat().st_size):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+DELETED = """
+import os, signal, sys, time
+from _runs import calls, chain, eventually, field, rows
+from _workflows import make
+from configurable_agents import create_storage_backend, run_workflow
+from pathlib import Path
+
+store = Path(sys.argv[1])
+
+def last():
+    eventually(lambda: rows(store, "SELECT 1 FROM execution_states WHERE node_id = 'first'"))
+    backend = create_storage_backend(store)
+    backend.runs.delete(backend.runs.list_runs()[0].run_id)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+nodes = [calls("first", "x"), calls("last", "x")]
+workflow = make(nodes, chain("START first last END"), {"x": field("str")})
+run_workflow(workflow, functions={"first": lambda: "secret", "last": last}, store=store)
+"""
+
+
+def test_what_was_deleted_while_its_run_went_on_stays_deleted_when_that_dies(tmp_path: Path) -> None:
+    """A node's end is written with the start of the next one, which is still needed."""
+    store = tmp_path / "runs.db"
+    code, _, err = run_program(DELETED, store)
+    assert code == -signal.SIGKILL, err
+    backend = create_storage_backend(store)
+    assert backend.runs.list_runs() == []
+    assert rows(store, "SELECT node_id FROM execution_states WHERE outputs_json LIKE '%secret%'") == []
+    backend.close()

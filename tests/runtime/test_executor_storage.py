@@ -28,6 +28,7 @@ from configurable_agents import (
     create_storage_backend,
     run_workflow,
 )
+from configurable_agents.storage.factory import REQUIRED_SECONDS
 
 DOUBLE = {"double": lambda x: x * 2}
 
@@ -266,6 +267,26 @@ def test_a_required_store_that_stays_locked_keeps_the_run_from_starting(run: Run
     assert refused == [
         f"the store at {store} is locked by another process; try again, or close the program that holds it"
     ]
+
+
+def test_runs_that_need_a_locked_store_at_once_do_not_wait_one_after_the_other(store: Path) -> None:
+    create_storage_backend(store).close()
+    refused: list[str] = []
+
+    def try_to_run() -> None:
+        with pytest.raises(StorageError, match="locked") as error:
+            run_workflow(doubling(required=True), {"x": 2}, functions=DOUBLE, store=store)
+        refused.append(str(error.value))
+
+    with locked(store):
+        began = time.monotonic()
+        trying = [threading.Thread(target=try_to_run) for _ in range(5)]
+        for thread in trying:
+            thread.start()
+        for thread in trying:
+            thread.join()
+        assert time.monotonic() - began < 3 * REQUIRED_SECONDS
+    assert len(refused) == 5
 
 
 def test_a_required_store_that_is_locked_for_a_moment_is_waited_for(store: Path) -> None:

@@ -278,6 +278,44 @@ def test_without_a_journal_what_memory_cannot_hold_is_counted(
         assert writer.lacks(run_record().run_id), "the rest never comes"
 
 
+def test_a_write_of_many_records_counts_for_memory_once(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the SDK's processor hands over a host's spans, some hundred at once."""
+    monkeypatch.setattr("configurable_agents.storage.backlog.MEMORY_BYTES_WITHOUT_JOURNAL", 1_000_000)
+    (tmp_path / "file").touch()
+    with writing(gate, tmp_path / "file") as writer:
+        writer._went_away(StorageError("away, for the test"))
+        gate.open.clear()
+        for first in (1, 513):
+            writer.write([span_record(number) for number in range(first, first + 512)])
+        assert writer.dropped_records == 0
+        gate.open.set()
+        assert writer.flush(SECONDS)
+
+
+class Torn(str):
+    """An id at whose first look-up Ctrl-C comes."""
+
+    __slots__ = ("has_come",)
+
+    def __hash__(self) -> int:
+        if hasattr(self, "has_come"):
+            return str.__hash__(self)
+        self.has_come = True
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_amid_the_bookkeeping_leaves_it_right(gate: Gate, tmp_path: Path) -> None:
+    with writing(gate, tmp_path / "journal") as writer:
+        with pytest.raises(KeyboardInterrupt):
+            writer.write([node_record(1, outputs={"x": "x" * 30_000}, run_id=Torn(run_record().run_id))])
+        writer.write([node_record(2)])
+        assert writer.flush(SECONDS)
+        assert seqs(gate) == [1, 2]
+        assert not writer.lacks(run_record().run_id)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_whoever_waits_for_a_store_that_fails_at_once_has_it_tried_at_its_own_pace(gate: Gate, tmp_path: Path) -> None:
     """`force_flush` waits for half a minute, in which the processor shall not be busy with it."""

@@ -8,7 +8,8 @@ framed with a marker, its length and a checksum, so that a reader finds its way 
     header  = magic (8) pid (8) nanoseconds (8) committed (8) crc32 of that (4) zeros
     frame   = marker (4) length (4, little-endian) crc32 of the payload (4) payload
 
-`committed` is the offset up to which the database has everything: whoever takes the segment up writes only what is beyond.
+`committed` is the offset up to which the database has everything, between two records: whoever takes the segment up writes
+only what is beyond.
 """
 
 from __future__ import annotations
