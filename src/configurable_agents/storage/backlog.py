@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from configurable_agents.semconv import Status
 from configurable_agents.storage.attributes import started_node
-from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record, join, offset_of, split
+from configurable_agents.storage.codec import LINE_BREAK, OpenSpan, decode_record, encode_record, join, offset_of, split
 from configurable_agents.storage.journal import FRAME_BYTES, Journal, JournalError, Position
 from configurable_agents.storage.records import (
     AnyRecord,
@@ -486,30 +486,29 @@ class _Places:
     """What stands in places of journals: each is read once, whatever number of starts or entries came with it."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[Journal | None, Position], dict[tuple[str, str], AnyRecord]] = {}
+        self._payloads: dict[tuple[Journal | None, Position], bytes] = {}
 
     def start(self, start: Start) -> AnyRecord:
-        """Give the record of a start."""
-        return self._at(start.journal, start.position)[start.span_id, _RUNNING]
+        """Give the record of a start; what came with it is not looked at."""
+        payload = self._at(start.journal, start.position)
+        begin = max(0, start.offset - start.position.offset - FRAME_BYTES)
+        end = payload.find(LINE_BREAK, begin)
+        record = decode_record(payload[begin : end if end >= 0 else None])
+        if isinstance(record, OpenSpan):
+            raise ValueError("the journal gave another record than was asked for")
+        return record
 
     def entry(self, entry: Entry) -> list[AnyRecord]:
         """Give the records of an entry."""
-        there = chain.from_iterable(self._at(entry.journal, position).items() for position in entry.positions)
+        there = chain.from_iterable(split(self._at(entry.journal, position)) for position in entry.positions)
+        records = [record for record in map(decode_record, there) if not isinstance(record, OpenSpan)]
         # What went on waits apart.
-        return [record for (_, status), record in there if status != _RUNNING and run_of(record) == entry.run_id]
+        return [one for one in records if getattr(one, "status", "") != _RUNNING and run_of(one) == entry.run_id]
 
-    def _at(self, journal: Journal | None, position: Position) -> dict[tuple[str, str], AnyRecord]:
+    def _at(self, journal: Journal | None, position: Position) -> bytes:
         if journal is None:
             raise ValueError("it is in no journal")
-        found = self._found.get((journal, position))
-        if found is None:
-            records = enumerate(map(decode_record, split(journal.read(position))))
-            found = {_key(number, one): one for number, one in records if not isinstance(one, OpenSpan)}
-            self._found[journal, position] = found
-        return found
-
-
-def _key(number: int, record: AnyRecord) -> tuple[str, str]:
-    if isinstance(record, WorkflowRunRecord | ExecutionStateRecord):
-        return record.span_id, record.status
-    return str(number), ""
+        payload = self._payloads.get((journal, position))
+        if payload is None:
+            payload = self._payloads[journal, position] = journal.read(position)
+        return payload

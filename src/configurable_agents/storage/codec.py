@@ -22,6 +22,8 @@ from configurable_agents.storage.records import (
     sparse,
 )
 
+LINE_BREAK: Final = b"\n"
+
 
 class OpenSpan(NamedTuple):
     """Says that a run or node execution, whose start stands in an earlier segment, is still running."""
@@ -66,12 +68,12 @@ def encode_record(record: AnyRecord | NodeStart | OpenSpan) -> bytes:
 
 def join(lines: Iterable[bytes]) -> bytes:
     """Make one payload of encoded records: JSON text holds no line break."""
-    return b"\n".join(lines)
+    return LINE_BREAK.join(lines)
 
 
 def split(payload: bytes) -> list[bytes]:
     """Give the records in a payload, each for `decode_record`."""
-    return payload.split(b"\n")
+    return payload.split(LINE_BREAK)
 
 
 def offset_of(number: int, lines: Sequence[bytes]) -> int:
