@@ -260,14 +260,21 @@ def test_a_value_of_a_kind_that_no_column_takes_holds_nothing_else_up(
     assert (tmp_path / "journal" / "quarantine.jsonl").read_text().count("of charge") == 1
 
 
+@contextmanager
+def away_without_a_journal(gate: Gate, folder: Path) -> Iterator[Writer]:
+    """Give a writer that has nothing but memory for its records until the gate opens."""
+    (folder / "file").touch()
+    with writing(gate, folder / "file") as writer:
+        writer._went_away(StorageError("away, for the test"))
+        gate.open.clear()
+        yield writer
+
+
 def test_without_a_journal_what_memory_cannot_hold_is_counted(
     gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("configurable_agents.storage.backlog.MEMORY_BYTES_WITHOUT_JOURNAL", 100_000)
-    (tmp_path / "file").touch()
-    with writing(gate, tmp_path / "file") as writer:
-        writer._went_away(StorageError("away, for the test"))
-        gate.open.clear()
+    with away_without_a_journal(gate, tmp_path) as writer:
         for seq in range(1, 11):
             writer.write([node_record(seq, outputs={"x": "x" * 30_000})])
         assert writer.dropped_records == 7
@@ -283,10 +290,7 @@ def test_a_write_of_many_records_counts_for_memory_once(
 ) -> None:
     """As the SDK's processor hands over a host's spans, some hundred at once."""
     monkeypatch.setattr("configurable_agents.storage.backlog.MEMORY_BYTES_WITHOUT_JOURNAL", 1_000_000)
-    (tmp_path / "file").touch()
-    with writing(gate, tmp_path / "file") as writer:
-        writer._went_away(StorageError("away, for the test"))
-        gate.open.clear()
+    with away_without_a_journal(gate, tmp_path) as writer:
         for first in (1, 513):
             writer.write([span_record(number) for number in range(first, first + 512)])
         assert writer.dropped_records == 0

@@ -55,9 +55,8 @@ class Stores:
         self._lock = threading.Lock()
         self._required = threading.Lock()
         """Held while a store is opened that a run must have."""
-        self._refused: tuple[tuple[str, bool], StorageError] | None = None
-        self._refused_at = 0.0
-        """When that was last tried in vain."""
+        self._refused: dict[tuple[str, bool], tuple[float, StorageError]] = {}
+        """When that was last tried in vain, and why it was."""
         self._by_place: dict[tuple[str, bool], OpenStore] = {}
 
     def of(self, backend: StorageBackend) -> OpenStore:
@@ -83,8 +82,9 @@ class Stores:
         # It is opened here and now, for which only those wait who cannot begin without it either.
         came = time.monotonic()
         with self._required:
-            if came < self._refused_at and self._refused is not None and key == self._refused[0]:
-                raise self._refused[1]  # tried in vain while this one waited; one after the other would take for ever
+            refused_at, reason = self._refused.get(key, (0.0, None))
+            if reason is not None and came < refused_at:
+                raise StorageError(str(reason)) from reason  # while this one waited: one after the other takes for ever
             known = self._by_place.get(key)
             # One that took the last group is not asked again: each run would wait for all who write just then.
             if known is not None and known.exporter.is_open and not known.exporter.is_away:
@@ -92,7 +92,7 @@ class Stores:
             try:
                 writer = open_writer(place, required=True, power=power)
             except StorageError as error:
-                self._refused, self._refused_at = (key, error), time.monotonic()
+                self._refused[key] = time.monotonic(), error
                 raise
             with self._lock:
                 return self._open(key, place, writer)

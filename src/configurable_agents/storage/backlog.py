@@ -205,8 +205,7 @@ class Backlog:
                 self._starts.begin(start)
             for entry in filter(self._is_taken, entries):
                 self._queue.append(entry)
-                self._count += entry.count
-                self._of_run[entry.run_id] = self._of_run.get(entry.run_id, 0) + entry.count
+                self._count_in(entry)
             # Where a signal's handler raises before this it is done again: what waits twice is written twice, as the same row.
             del self._come[: len(come)]
         except BaseException:
@@ -231,11 +230,14 @@ class Backlog:
 
     def _count_anew(self) -> None:
         """Count what waits, where counting along was torn."""
-        self._count = sum(entry.count for entry in self._queue)
         self._bytes = sum(entry.size for entry in self._queue if entry.records)
-        self._of_run = {}
+        self._count, self._of_run = 0, {}
         for entry in self._queue:
-            self._of_run[entry.run_id] = self._of_run.get(entry.run_id, 0) + entry.count
+            self._count_in(entry)
+
+    def _count_in(self, entry: Entry) -> None:
+        self._count += entry.count
+        self._of_run[entry.run_id] = self._of_run.get(entry.run_id, 0) + entry.count
 
     def _is_taken(self, entry: Entry) -> bool:
         """Say whether an entry may wait, in memory or only in the journal."""
