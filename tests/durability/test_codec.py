@@ -98,8 +98,14 @@ def test_json_that_is_no_record_is_said_to_be_none(text: str) -> None:
 
 
 def test_what_is_still_open_comes_back_too() -> None:
-    span = OpenSpan("node", "ab" * 8, "cd" * 16)
+    span = OpenSpan("node", "a run", "ab" * 8, "cd" * 16)
     assert decode_record(encode_record(span)) == span
+
+
+def test_what_an_older_version_noted_as_still_open_comes_back_without_its_run() -> None:
+    """It may have died, and an upgraded version takes its journal up."""
+    note = b'{"open":"node","span_id":"2222","trace_id":"3333"}'
+    assert decode_record(note) == OpenSpan("node", "", "2222", "3333")
 
 
 def test_a_status_may_be_a_member_of_the_enum_or_its_text() -> None:

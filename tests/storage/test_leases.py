@@ -19,7 +19,7 @@ from configurable_agents.storage.records import SpanKey
 from configurable_agents.storage.upkeep import sql_store
 
 RUNNING: dict[str, Any] = {"status": "running", "duration_seconds": None}
-KEY = SpanKey(run_record(1).span_id, run_record(1).trace_id)
+KEY = SpanKey(run_id(1), run_record(1).span_id, run_record(1).trace_id)
 
 pytestmark = pytest.mark.postgres
 

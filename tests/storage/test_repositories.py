@@ -303,6 +303,38 @@ def test_deleting_a_run_deletes_all_that_is_its_own_and_nothing_else(store: Stor
     assert len(store.execution_states.list_spans(run_id(2))) == 1
 
 
+def test_records_of_one_span_are_one_row_whatever_trace_they_name(store: StorageBackend) -> None:
+    """Also within one statement, in which PostgreSQL refuses to touch a row twice."""
+    for make in (run_record, node_record):
+        store.write([make(trace_id="a" * 32), make(trace_id="b" * 32, status="running")])
+        store.write([make(trace_id="c" * 32, status="interrupted")])
+    store.write([node_record(2, span_id=node_record(1).span_id), node_record(1, run=2, span_id=node_record(1).span_id)])
+    (run,) = store.runs.list_runs()
+    assert (run.trace_id, run.status) == ("a" * 32, "completed")
+    assert [(node.seq, node.status) for node in store.execution_states.get_state_history(run_id())] == [
+        (1, "completed"),
+        (2, "completed"),
+    ]
+    assert len(store.execution_states.get_state_history(run_id(2))) == 1
+
+
+@pytest.mark.parametrize("others", [[3], [7], [4, 6]])
+def test_a_config_text_stays_while_any_other_run_has_it(store: StorageBackend, others: list[int]) -> None:
+    """An older one, a newer one, one of another name; runs in between have other texts."""
+    for number in range(1, 10):
+        sha = "cd" * 32 if number in (5, *others) else f"{number:064}"
+        name = "another" if number in (4, 6) else "support"
+        store.runs.add(run_record(number, workflow_name=name, config_sha256=sha, config_text=CONFIG))
+    for number in (5, *others):
+        assert store.runs.get(run_id(number)).config_text == CONFIG
+        store.runs.delete(run_id(number))
+    store.runs.add(run_record(5, config_sha256="cd" * 32))
+    assert store.runs.get(run_id(5)).config_text is None
+    assert [run.config_sha256 for run in store.runs.list_runs() if store.runs.get(run.run_id).config_text is None] == [
+        "cd" * 32
+    ]
+
+
 def test_a_config_text_goes_with_the_last_run_that_had_it(store: StorageBackend) -> None:
     sha = "cd" * 32
     store.runs.add(run_record(1, config_sha256=sha, config_text=CONFIG))

@@ -22,6 +22,8 @@ from configurable_agents.errors import StorageError
 from configurable_agents.storage import migrations
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.models import SCHEMA_REVISION, VERSION_TABLE, metadata, version
+from configurable_agents.storage.pruning import Rules, prune
+from configurable_agents.storage.records import DeliveryRecord, SpanKey
 
 Open = Callable[..., StorageBackend]
 
@@ -162,24 +164,91 @@ def statements_seen() -> Iterator[list[tuple[str, Any]]]:
 
 
 READS: dict[str, Callable[[StorageBackend], object]] = {
-    "ix_workflow_runs_run_id": lambda store: store.runs.list_runs(),
+    "workflow_runs": lambda store: store.runs.list_runs(),
     "ix_workflow_runs_workflow_name": lambda store: store.runs.list_runs(workflow_name="support", before_run_id="f"),
     "ix_workflow_runs_not_completed": lambda store: store.runs.list_runs(status="failed"),
-    "ix_execution_states_run_id_seq": lambda store: store.execution_states.get_state_history(run_id()),
+    "execution_states": lambda store: store.execution_states.get_state_history(run_id()),
     "ix_spans_run_id": lambda store: store.execution_states.list_spans(run_id()),
+}
+"""What is read, and the index or the table whose key it goes through."""
+KEYS = {"sqlite": "sqlite_autoindex_{}_1", "postgresql": "{}_pkey"}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_reading_goes_through_an_index(target: str, store: StorageBackend, name: str) -> None:
+    store.write([run_record(), node_record(), span_record()])
+    with statements_seen() as seen:
+        READS[name](store)
+    statement, parameters = seen[-1]  # before it, where there are any, leases are looked at
+    plan = plan_of(target, statement, parameters)
+    key = KEYS["postgresql" if "://" in target else "sqlite"]
+    assert (name if name.startswith("ix_") else key.format(name)) in plan
+    if name != "ix_spans_run_id":  # spans that start together are sorted by their id
+        assert "TEMP B-TREE" not in plan, "the index gives the order too"
+
+
+RUN = SpanKey(run_id(1), run_record(1).span_id, run_record(1).trace_id)
+NODE = SpanKey(run_id(1), node_record(1).span_id, node_record(1).trace_id)
+BY_KEY: dict[str, Callable[[StorageBackend], object]] = {
+    "a run by its id": lambda store: store.runs.get(run_id(1)),
+    "a run by the beginning of its id": lambda store: store.runs.get(run_id(1)[:-1]),
+    "the run of a history": lambda store: store.execution_states.get_run(run_id(1)),
+    "the latest state": lambda store: store.execution_states.get_latest_state(run_id(1)),
+    "the spans of a run": lambda store: store.execution_states.list_spans(run_id(1)),
+    "where a run was delivered to": lambda store: store.runs.list_deliveries(run_id(1)),
+    "what goes on": lambda store: store.runs.list_runs(status="running"),
+    "marking a run as delivered": lambda store: store.runs.mark_delivered(
+        [DeliveryRecord(run_id=run_id(1), destination="here", delivered_at_unix_nano=1)]
+    ),
+    "the death of a process": lambda store: store.mark_interrupted([RUN], [NODE]),
+    "a sign of life": lambda store: store.hold([RUN]),
+    "runs without one": lambda store: store.runs.list_runs(status="running"),
+    "deleting a run whose text others have": lambda store: store.runs.delete(run_id(1)),
 }
 
 
-@pytest.mark.parametrize("index", READS)
-def test_reading_goes_through_an_index(target: str, store: StorageBackend, index: str) -> None:
-    store.write([run_record(), node_record(), span_record()])
+@pytest.mark.parametrize("what", BY_KEY)
+def test_what_is_looked_for_by_a_key_is_found_without_reading_a_whole_table(
+    target: str, store: StorageBackend, what: str
+) -> None:
+    """Nor a whole index: a store of a million runs answers like one of ten."""
+    text: dict[str, Any] = {"config_sha256": "ab" * 32, "config_text": "flow: …"}
+    running: dict[str, Any] = {"status": "running", "duration_seconds": None}
+    store.write([run_record(1, **running, **text), node_record(1, status="running"), span_record()])
+    store.write([run_record(2, **text), node_record(1, run=2), node_record(2, run=2), span_record(run=2)])
+    if what == "runs without one" and "://" in target:
+        with plain_connection(target) as connection:
+            connection.exec_driver_sql("UPDATE run_leases SET lease_until_unix = 0")
     with statements_seen() as seen:
-        READS[index](store)
-    statement, parameters = seen[-1]  # before it, where there are any, leases are looked at
-    plan = plan_of(target, statement, parameters)
-    assert index in plan
-    if index != "ix_spans_run_id":  # spans that start together are sorted by their id
-        assert "TEMP B-TREE" not in plan, "the index gives the order too"
+        BY_KEY[what](store)
+    plans = [plan_of(target, *one) for one in seen if re.match("SELECT|UPDATE|DELETE|INSERT|WITH", one[0])]
+    # Whoever lives sweeps the few leases that there are.
+    assert [plan for plan in plans for line in whole_readings(plan) if "run_leases" not in line] == []
+    assert plans or (what == "a sign of life" and "://" not in target), "on a file the locks say who lives"
+
+
+def whole_readings(plan: str) -> list[str]:
+    """Give the lines of a plan that read all of a table or of an index."""
+    lines = plan.splitlines()
+    return [
+        line
+        for line, following in zip(lines, [*lines[1:], ""], strict=True)
+        if re.search(r"^SCAN (?!CONSTANT)|Seq Scan", line)  # SQLite's word, PostgreSQL's word
+        or (re.search("Index.* Scan", line) and "Index Cond" not in following)
+    ]
+
+
+def test_texts_that_no_run_has_any_more_are_found_in_one_look_at_the_runs(target: str, store: StorageBackend) -> None:
+    """However many texts there are, and without their rows."""
+    for number in (1, 2):
+        store.write([run_record(number, config_sha256=f"{number:064}", config_text=f"flow: {number}")])
+    with statements_seen() as seen:
+        prune(store, Rules(keep_last=1))
+    (plan,) = (plan_of(target, *one) for one in seen if one[0].startswith("DELETE FROM workflow_configs"))
+    assert len([line for line in whole_readings(plan) if "workflow_runs" in line]) == 1
+    assert "CORRELATED" not in plan
+    assert "SubPlan" not in plan.replace("hashed SubPlan", "")
+    assert "ix_workflow_runs_workflow_name" in plan or "://" in target
 
 
 def plan_of(target: str, statement: str, parameters: Any) -> str:

@@ -76,7 +76,7 @@ class AbstractWorkflowRunRepository(ABC):
     def upsert_many(self, records: Sequence[WorkflowRunRecord]) -> None:
         """Write all records in one transaction; the only way into the table.
 
-        A record replaces the stored one of the same (span_id, trace_id) unless that has a higher `status_rank`; so
+        A record replaces the stored one of the same run and span unless that has a higher `status_rank`; so
         duplicates and disorder are harmless.
 
         Raises:
@@ -167,7 +167,7 @@ class AbstractExecutionStateRepository(ABC):
 
     @abstractmethod
     def upsert_many(self, records: Sequence[ExecutionStateRecord]) -> None:
-        """Write all records in one transaction, by the rule of `AbstractWorkflowRunRepository.upsert_many`."""
+        """Write all records in one transaction, by the rule of `AbstractWorkflowRunRepository.upsert_many`; `seq` is part of what is the same."""
 
     @abstractmethod
     def upsert_spans(self, records: Sequence[SpanRecord]) -> None:

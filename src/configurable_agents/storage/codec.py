@@ -30,6 +30,8 @@ class OpenSpan(NamedTuple):
 
     kind: str
     """`run` or `node`."""
+    run_id: str
+    """Empty in a note of a version that did not say it."""
     span_id: str
     trace_id: str
 
@@ -58,7 +60,8 @@ def encode_record(record: AnyRecord | NodeStart | OpenSpan) -> bytes:
         except TypeError:
             return encode_record(started_node(*record))
     if isinstance(record, OpenSpan):
-        return orjson.dumps({"open": record.kind, "span_id": record.span_id, "trace_id": record.trace_id})
+        kind, run_id, span_id, trace_id = record
+        return orjson.dumps({"open": kind, "run_id": run_id, "span_id": span_id, "trace_id": trace_id})
     try:
         fields = orjson.dumps(record.__dict__)
     except TypeError:  # half a surrogate pair, which is no UTF-8, or a number that no database holds
@@ -92,7 +95,7 @@ def decode_record(data: bytes) -> AnyRecord | OpenSpan:
     try:
         values = orjson.loads(data)
         if "open" in values:
-            return OpenSpan(values["open"], values["span_id"], values["trace_id"])
+            return OpenSpan(values["open"], values.get("run_id", ""), values["span_id"], values["trace_id"])
         if "started" in values:
             values = {"record": "node", **started_node(values["span"], values["attributes"]).__dict__}
         kind = _KINDS[values.pop("record")]

@@ -25,7 +25,7 @@ _NOW: Final = "extract(epoch FROM clock_timestamp())"
 
 def take(connection: sa.Connection, runs: Sequence[SpanKey]) -> None:
     """Lease runs, or renew their leases."""
-    keys = sorted(set(runs))
+    keys = sorted({_key(run) for run in runs})
     if not keys:
         return
     row = f"(%s, %s, {_NOW} + {LEASE_SECONDS})"
@@ -40,7 +40,7 @@ def give_up(connection: sa.Connection, runs: Sequence[SpanKey]) -> None:
     """End the leases of runs that have ended."""
     if runs:
         keys = sa.tuple_(run_leases.c.span_id, run_leases.c.trace_id)
-        connection.execute(run_leases.delete().where(keys.in_([tuple(key) for key in runs])))
+        connection.execute(run_leases.delete().where(keys.in_([_key(run) for run in runs])))
 
 
 def forget_old(connection: sa.Connection) -> None:
@@ -52,7 +52,7 @@ def forget_old(connection: sa.Connection) -> None:
 def revive(connection: sa.Connection, runs: Sequence[SpanKey]) -> None:
     """Say of runs that go on that they do, should their leases have been over for a while."""
     run = workflow_runs.c
-    keys = sa.tuple_(run.span_id, run.trace_id).in_([tuple(key) for key in sorted(runs)])
+    keys = sa.tuple_(run.run_id, run.span_id).in_([(key.run_id, key.span_id) for key in sorted(runs)])
     interrupted = run.status == Status.INTERRUPTED.value
     connection.execute(sa.update(workflow_runs).where(keys, interrupted).values(status=Status.RUNNING.value))
 
@@ -60,18 +60,21 @@ def revive(connection: sa.Connection, runs: Sequence[SpanKey]) -> None:
 def lapsed(connection: sa.Connection) -> tuple[list[SpanKey], list[SpanKey]]:
     """Give the running runs whose leases are over, and their running node executions."""
     run, node, lease = workflow_runs.c, execution_states.c, run_leases.c
-    over = sa.select(run.span_id, run.trace_id, run.run_id).where(
+    over = sa.select(run.run_id, run.span_id, run.trace_id).where(
         run.status == Status.RUNNING.value,
         sa.text("status <> 'completed'"),  # word for word the index's own condition
         run.span_id == lease.span_id,
         run.trace_id == lease.trace_id,
         lease.lease_until_unix < sa.text(_NOW),
     )
-    runs = connection.execute(over).all()
+    runs = sorted(SpanKey(*row) for row in connection.execute(over))
     if not runs:
         return [], []
-    open_nodes = sa.select(node.span_id, node.trace_id).where(
-        node.run_id.in_([row.run_id for row in runs]), node.status == Status.RUNNING.value
+    open_nodes = sa.select(node.run_id, node.span_id, node.trace_id).where(
+        node.run_id.in_([key.run_id for key in runs]), node.status == Status.RUNNING.value
     )
-    nodes = [SpanKey(*row) for row in connection.execute(open_nodes)]
-    return sorted(SpanKey(row.span_id, row.trace_id) for row in runs), sorted(nodes)
+    return runs, sorted(SpanKey(*row) for row in connection.execute(open_nodes))
+
+
+def _key(run: SpanKey) -> tuple[str, str]:
+    return run.span_id, run.trace_id

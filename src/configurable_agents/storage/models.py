@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-SCHEMA_REVISION: Final = "0004"
+SCHEMA_REVISION: Final = "0005"
 """The Alembic revision that this module describes; a test compares it with the migrations' head."""
-OLDER_REVISIONS: Final = frozenset({"", "0001", "0002", "0003"})
+OLDER_REVISIONS: Final = frozenset({"", "0001", "0002", "0003", "0004"})
 """Those that are upgraded; any other was written by a newer version. (Empty: all migrations were taken back.)"""
 VERSION_TABLE: Final = "configurable_agents_version"
 """Alembic's table under a name of our own, so that a store can live in the database of a program that uses Alembic too."""
@@ -55,8 +55,6 @@ def _span_columns() -> list[sa.Column[Any]]:
         _optional("scope_json", sa.Text),
         _required("trace_flags", sa.Integer),
         _optional("trace_state", sa.Text),
-        # Our span ids are time-ordered: with them in front, new rows go to the end of the key's tree.
-        sa.PrimaryKeyConstraint("span_id", "trace_id"),  # type: ignore[list-item]  # SQLAlchemy takes both in one list
     ]
 
 
@@ -109,13 +107,12 @@ workflow_runs = sa.Table(
     _optional("reads_from_json", sa.Text),
     *_span_columns(),
     _optional("resource_json", sa.Text),
-    # Latest runs and a run by its id. Not unique: one odd record must not make a whole batch fail.
-    sa.Index("ix_workflow_runs_run_id", "run_id"),
-    sa.Index("ix_workflow_runs_workflow_name", "workflow_name", "run_id"),
+    # Latest runs and a run by its id. Not that alone: one odd record must not make a whole batch fail.
+    sa.PrimaryKeyConstraint("run_id", "span_id"),
+    # With the hash it also says whether a config text is still in use, without a look at the rows.
+    sa.Index("ix_workflow_runs_workflow_name", "workflow_name", "run_id", "config_sha256"),
     # Few runs are open or failed, so that this index is small and costs nothing on the runs that complete.
     sa.Index(_NOT_COMPLETED, "status", "run_id", sqlite_where=sa.text(_IS_NOT_COMPLETED)).ddl_if(dialect="sqlite"),
-    # Whether a config text is still in use, when a run is deleted.
-    sa.Index("ix_workflow_runs_config_sha256", "config_sha256"),
 )
 
 # Said in an argument of the index it would load PostgreSQL's dialect for every command that reads a SQLite store.
@@ -147,7 +144,9 @@ execution_states = sa.Table(
     _optional("inputs_json", sa.Text),
     _optional("outputs_json", sa.Text),
     *_span_columns(),
-    sa.Index("ix_execution_states_run_id_seq", "run_id", "seq"),
+    # Each tree costs a commit its pages: this one is the key, and gives a run's history in its order. Run ids are
+    # time-ordered: new rows go to its end, or near it.
+    sa.PrimaryKeyConstraint("run_id", "seq", "span_id"),
 )
 
 spans = sa.Table(
@@ -167,6 +166,8 @@ spans = sa.Table(
     _optional("error_type", sa.Text),
     *_span_columns(),
     _optional("resource_json", sa.Text),
+    # Foreign spans have no run. Our span ids are time-ordered: with them in front, new rows go to the end of the key's tree.
+    sa.PrimaryKeyConstraint("span_id", "trace_id"),
     sa.Index("ix_spans_run_id", "run_id", "start_time_unix_nano"),
 )
 

@@ -168,8 +168,9 @@ def _delete_rest(connection: sa.Connection, cutoff: int | None) -> None:
     if connection.dialect.name == "postgresql":
         # Another writer must not begin to use a text between the look and its deletion.
         connection.exec_driver_sql(f"LOCK TABLE {workflow_configs.name} IN SHARE ROW EXCLUSIVE MODE")
-    used = sa.exists().where(workflow_runs.c.config_sha256 == workflow_configs.c.sha256)
-    connection.execute(workflow_configs.delete().where(~used))
+    # One look through an index of the runs, however many texts there are.
+    unused = sa.except_(sa.select(workflow_configs.c.sha256), sa.select(workflow_runs.c.config_sha256))
+    connection.execute(workflow_configs.delete().where(workflow_configs.c.sha256.in_(unused)))
     # One may have been made while its run was being deleted.
     marked = sa.exists().where(workflow_runs.c.run_id == run_deliveries.c.run_id)
     connection.execute(run_deliveries.delete().where(~marked))

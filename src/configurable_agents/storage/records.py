@@ -266,8 +266,10 @@ def sparse(kind: type[_Kind], values: dict[str, Any]) -> _Kind:
 
 
 class SpanKey(NamedTuple):
-    """What a span is known by."""
+    """What a run or node execution is known by."""
 
+    run_id: str
+    """Empty where a journal of an older version does not say it: then its row is searched for."""
     span_id: str
     trace_id: str
 

@@ -43,16 +43,23 @@ class Recovered:
 class _Open:
     """Spans that had begun and, as far as the journal tells, not ended."""
 
-    runs: set[SpanKey] = field(default_factory=set)
-    nodes: set[SpanKey] = field(default_factory=set)
+    runs: dict[str, SpanKey] = field(default_factory=dict)
+    """By span id."""
+    nodes: dict[str, SpanKey] = field(default_factory=dict)
 
     def look_at(self, record: AnyRecord | OpenSpan) -> None:
+        if isinstance(record, SpanRecord | DeliveryRecord):
+            return
         if isinstance(record, OpenSpan):
-            (self.runs if record.kind == "run" else self.nodes).add(SpanKey(record.span_id, record.trace_id))
-        elif not isinstance(record, SpanRecord | DeliveryRecord):
+            spans, goes_on = self.runs if record.kind == "run" else self.nodes, True
+        else:
             spans = self.runs if isinstance(record, WorkflowRunRecord) else self.nodes
-            key = SpanKey(record.span_id, record.trace_id)
-            (spans.add if record.status == Status.RUNNING else spans.discard)(key)
+            goes_on = record.status == Status.RUNNING
+        if goes_on:
+            # The first to say it has said the most: a note of an older version does not know the run.
+            spans.setdefault(record.span_id, SpanKey(record.run_id, record.span_id, record.trace_id))
+        else:
+            spans.pop(record.span_id, None)
 
 
 def recover(directory: Path, backend: StorageBackend) -> Recovered:
@@ -134,7 +141,7 @@ def _replay(directory: Path, held: Sequence[_Held], backend: StorageBackend, rec
     _write(directory, batch, backend, recovered)
     logger.info("took up %d records of a process that had died", recovered.records)
     if still_open.runs or still_open.nodes:
-        backend.mark_interrupted(sorted(still_open.runs), sorted(still_open.nodes))
+        backend.mark_interrupted(sorted(still_open.runs.values()), sorted(still_open.nodes.values()))
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:

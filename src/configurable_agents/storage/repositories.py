@@ -273,9 +273,9 @@ class SqlAlchemyStorageBackend(StorageBackend):
         """Say of what is still running that its process has died (see the base class)."""
 
         def work(connection: sa.Connection) -> None:
-            for key in nodes:
+            for key in _with_runs(connection, execution_states, nodes):
                 connection.execute(_interrupted(execution_states, key))
-            for key in runs:
+            for key in _with_runs(connection, workflow_runs, runs):
                 # Also a run that was marked before: the rest of its node executions may have stood in another journal.
                 if connection.execute(_interrupted(workflow_runs, key)).rowcount:
                     connection.execute(summed_up(key))
@@ -353,16 +353,29 @@ def _has_ended(record: WorkflowRunRecord | ExecutionStateRecord) -> bool:
 
 
 def _key(record: WorkflowRunRecord) -> SpanKey:
-    return SpanKey(record.span_id, record.trace_id)
+    return SpanKey(record.run_id, record.span_id, record.trace_id)
 
 
 _UNFINISHED: Final = (Status.RUNNING.value, Status.INTERRUPTED.value)
 
 
+def _with_runs(connection: sa.Connection, table: sa.Table, keys: Sequence[SpanKey]) -> list[SpanKey]:
+    """Give keys with their run ids; what an older version noted without one is searched for in the whole table."""
+    known = [key for key in keys if key.run_id]
+    lacking = [(key.span_id, key.trace_id) for key in keys if not key.run_id]
+    if lacking:
+        row = table.c
+        query = sa.select(row.run_id, row.span_id, row.trace_id).where(
+            row.status.in_(_UNFINISHED), sa.tuple_(row.span_id, row.trace_id).in_(lacking)
+        )
+        known += [SpanKey(*found) for found in connection.execute(query)]
+    return sorted(known)
+
+
 def _interrupted(table: sa.Table, key: SpanKey) -> sa.Update:
     return (
         sa.update(table)
-        .where(table.c.span_id == key.span_id, table.c.trace_id == key.trace_id, table.c.status.in_(_UNFINISHED))
+        .where(table.c.run_id == key.run_id, table.c.span_id == key.span_id, table.c.status.in_(_UNFINISHED))
         .values(status=Status.INTERRUPTED.value)
     )
 
@@ -386,7 +399,7 @@ def summed_up(key: SpanKey) -> sa.Update:
     # Unknown if any part is.
     unknown = sa.select(sa.func.count()).where(node.run_id == run.run_id, node.cost_usd.is_(None)).scalar_subquery()
     values["cost_usd"] = sa.case((unknown == 0, total(sa.func.sum(node.cost_usd))), else_=None)
-    return sa.update(workflow_runs).where(run.span_id == key.span_id, run.trace_id == key.trace_id).values(values)
+    return sa.update(workflow_runs).where(run.run_id == key.run_id, run.span_id == key.span_id).values(values)
 
 
 def _with_hash(record: WorkflowRunRecord) -> WorkflowRunRecord:
@@ -445,12 +458,29 @@ def _delete(connection: sa.Connection, run_id: str) -> None:
     if connection.dialect.name == "postgresql":
         # Another writer must not begin to use a text between the look and its deletion.
         connection.exec_driver_sql(f"LOCK TABLE {workflow_configs.name} IN SHARE ROW EXCLUSIVE MODE")
-    hashes = list(connection.execute(sa.select(runs.c.config_sha256).where(runs.c.run_id == run_id)).scalars())
-    if not hashes:
+    texts = connection.execute(
+        sa.select(runs.c.workflow_name, runs.c.config_sha256).where(runs.c.run_id == run_id)
+    ).all()
+    if not texts:
         raise RunNotFoundError(run_id)
     for table in (runs, execution_states):
         connection.execute(table.delete().where(table.c.run_id == run_id))
     usage.delete_spans(connection, spans.c.run_id == run_id)
     connection.execute(run_deliveries.delete().where(run_deliveries.c.run_id == run_id))
-    in_use = sa.exists().where(runs.c.config_sha256 == workflow_configs.c.sha256)
-    connection.execute(workflow_configs.delete().where(workflow_configs.c.sha256.in_(hashes), ~in_use))
+    for workflow_name, sha256 in texts:
+        if sha256 is not None and not _is_in_use(connection, sha256, workflow_name, run_id):
+            connection.execute(workflow_configs.delete().where(workflow_configs.c.sha256 == sha256))
+
+
+def _is_in_use(connection: sa.Connection, sha256: str, workflow_name: str, run_id: str) -> bool:
+    """Say whether a run has the text of a run that was deleted: mostly the one before or after it has.
+
+    Where none has, each entry of the index of workflows is looked at: a text names its workflow, but a record that was
+    written by hand or came in a file may name another one.
+    """
+    run = workflow_runs.c
+    anywhere = sa.select(run.run_id).where(run.config_sha256 == sha256).limit(1)
+    of_workflow = anywhere.where(run.workflow_name == workflow_name)
+    before = of_workflow.where(run.run_id < run_id).order_by(run.run_id.desc())
+    after = of_workflow.where(run.run_id > run_id).order_by(run.run_id)
+    return any(connection.execute(query).first() for query in (before, after, anywhere))

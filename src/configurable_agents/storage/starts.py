@@ -27,7 +27,7 @@ class Start:
     kind: str
     span_id: str
     trace_id: str
-    run_id: str | None
+    run_id: str
     journal: Journal | None
     """None where only the memory has it: then its row is written like any other record's."""
     position: Position
@@ -123,8 +123,8 @@ class Starts:
 
     def open_runs(self) -> list[SpanKey]:
         """Give the runs that go on."""
-        return [SpanKey(start.span_id, start.trace_id) for start in self._runs.values()]
+        return [SpanKey(start.run_id, start.span_id, start.trace_id) for start in self._runs.values()]
 
     def notes(self) -> Iterator[OpenSpan]:
         """Give what a journal's next segment is to say of what goes on."""
-        return (OpenSpan(start.kind, start.span_id, start.trace_id) for start in self._open.values())
+        return (OpenSpan(start.kind, start.run_id, start.span_id, start.trace_id) for start in self._open.values())

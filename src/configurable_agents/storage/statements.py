@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
@@ -44,12 +45,12 @@ def of_configs(dialect: str, texts: dict[str, str]) -> list[Statement]:
 
 def of_runs(dialect: str, records: Sequence[WorkflowRunRecord], *, where: Where = "not later") -> list[Statement]:
     """Make ready what writes runs by the rank rule, so that a transaction, which keeps others waiting, is short."""
-    return _inserts(dialect, _RUN_SHAPES, _merged(records), where)
+    return _inserts(dialect, _RUN_SHAPES, _merged(records, _RUN_KEY), where)
 
 
 def of_states(dialect: str, records: Sequence[ExecutionStateRecord], *, where: Where = "not later") -> list[Statement]:
     """Make ready what writes node executions by the rank rule, as `of_runs` does."""
-    return _inserts(dialect, _STATE_SHAPES, _merged(records), where)
+    return _inserts(dialect, _STATE_SHAPES, _merged(records, _STATE_KEY), where)
 
 
 def execute(connection: sa.Connection, made: Sequence[Statement]) -> int:
@@ -153,18 +154,21 @@ _STATE_SHAPES: Final = (
 )
 """The first that takes all records of a statement is used; the last takes everything."""
 _SPAN_SHAPES: Final = (_Shape(SpanRecord, spans),)
+_Key = Callable[[Any], tuple[Any, ...]]
+_RUN_KEY: Final[_Key] = attrgetter(*workflow_runs.primary_key.columns.keys())
+_STATE_KEY: Final[_Key] = attrgetter(*execution_states.primary_key.columns.keys())
 
 
-def _merged(records: Sequence[_Ranked]) -> list[_Ranked]:
-    """Give each span once, the last record of the highest rank; in the order of keys, so that writers never deadlock."""
+def _merged(records: Sequence[_Ranked], key: _Key) -> list[_Ranked]:
+    """Give each row once, the last record of the highest rank; in the order of keys, so that writers never deadlock."""
     if len(records) == 1:
         return list(records)
-    kept = {(record.span_id, record.trace_id): record for record in records}
+    kept = {key(record): record for record in records}
     if len(kept) < len(records):
         # In a stable order by rank the last one of the highest rank is the last one.
         by_rank = sorted(records, key=lambda record: status_rank(record.status))
-        kept = {(record.span_id, record.trace_id): record for record in by_rank}
-    return [kept[key] for key in sorted(kept)]
+        kept = {key(record): record for record in by_rank}
+    return [kept[row] for row in sorted(kept)]
 
 
 def _inserts(dialect: str, shapes: Sequence[_Shape], records: Sequence[Any], where: Where) -> list[Statement]:

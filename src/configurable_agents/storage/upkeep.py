@@ -189,7 +189,6 @@ class Figures(NamedTuple):
     """An ended run's own totals beside the sums over its node executions."""
 
     key: SpanKey
-    run_id: str
     missing: int
     """Node executions that it counts and that have no row. Its own totals are then the truer ones."""
     agree: bool
@@ -211,20 +210,20 @@ def compare_figures(connection: sa.Connection) -> Iterator[Figures]:
     )
     query = (
         sa.select(
+            run.run_id,
             run.span_id,
             run.trace_id,
-            run.run_id,
             *(run[name] for name in _FIGURES),
             *(sums.c[name] for name in _FIGURES),
         )
         .select_from(workflow_runs.outerjoin(sums, sums.c.run_id == run.run_id))
         .where(run.status != Status.RUNNING.value)
     )
-    for span_id, trace_id, run_id, *figures in connection.execute(query).yield_per(_READ_AT_ONCE):
+    for run_id, span_id, trace_id, *figures in connection.execute(query).yield_per(_READ_AT_ONCE):
         own, summed = figures[: len(_FIGURES)], figures[len(_FIGURES) :]
         missing = max(0, own[0] - (summed[0] or 0))
         agree = summed[0] is None or all(map(_same, own, summed))
-        yield Figures(SpanKey(span_id, trace_id), run_id, missing, agree)
+        yield Figures(SpanKey(run_id, span_id, trace_id), missing, agree)
 
 
 def _same(own: float | None, summed: Any) -> bool:
