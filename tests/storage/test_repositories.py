@@ -19,6 +19,7 @@ from configurable_agents.storage.base import Completion, StorageBackend
 from configurable_agents.storage.records import (
     ExecutionStateRecord,
     Record,
+    SpanKey,
     SpanRecord,
     WorkflowRunRecord,
     sparse,
@@ -316,6 +317,22 @@ def test_records_of_one_span_are_one_row_whatever_trace_they_name(store: Storage
         (2, "completed"),
     ]
     assert len(store.execution_states.get_state_history(run_id(2))) == 1
+
+
+def test_what_went_on_in_a_dead_process_is_interrupted_however_many_it_was(store: StorageBackend) -> None:
+    """A map over a long list has many items open at once. What had ended, and other processes' runs, stay as they are."""
+    made: list[Record] = [run_record(run, status="running", node_executions=7) for run in (1, 2, 3)]
+    made += [node_record(seq, run=run, status="running") for run in (1, 2) for seq in range(1, 1003)]
+    store.write([*made, node_record(7), node_record(1, run=3, status="running")])
+    keys = [SpanKey(one.run_id, one.span_id, one.trace_id) for one in made if one.run_id in (run_id(1), run_id(2))]
+    store.mark_interrupted(keys[:2], keys[2:])
+    assert [run.status for run in store.runs.list_runs()] == ["running", "interrupted", "interrupted"]
+    assert [run.node_executions for run in store.runs.list_runs()] == [7, 1002, 1002]
+    statuses = [
+        [node.status for node in store.execution_states.get_state_history(run_id(run))].count for run in (1, 2, 3)
+    ]
+    assert [count("interrupted") for count in statuses] == [1001, 1002, 0]
+    assert [count("completed") for count in statuses] == [1, 0, 0]
 
 
 @pytest.mark.parametrize("others", [[3], [7], [4, 6]])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -273,11 +275,11 @@ class SqlAlchemyStorageBackend(StorageBackend):
         """Say of what is still running that its process has died (see the base class)."""
 
         def work(connection: sa.Connection) -> None:
-            for key in _with_runs(connection, execution_states, nodes):
-                connection.execute(_interrupted(execution_states, key))
+            for run_id, span_ids in _by_run(_with_runs(connection, execution_states, nodes)):
+                connection.execute(_interrupted(execution_states, run_id, span_ids))
             for key in _with_runs(connection, workflow_runs, runs):
                 # Also a run that was marked before: the rest of its node executions may have stood in another journal.
-                if connection.execute(_interrupted(workflow_runs, key)).rowcount:
+                if connection.execute(_interrupted(workflow_runs, key.run_id, [key.span_id])).rowcount:
                     connection.execute(summed_up(key))
 
         self._database.run(work, write=True)
@@ -357,6 +359,7 @@ def _key(record: WorkflowRunRecord) -> SpanKey:
 
 
 _UNFINISHED: Final = (Status.RUNNING.value, Status.INTERRUPTED.value)
+_SPANS_AT_ONCE: Final = 500
 
 
 def _with_runs(connection: sa.Connection, table: sa.Table, keys: Sequence[SpanKey]) -> list[SpanKey]:
@@ -372,10 +375,18 @@ def _with_runs(connection: sa.Connection, table: sa.Table, keys: Sequence[SpanKe
     return sorted(known)
 
 
-def _interrupted(table: sa.Table, key: SpanKey) -> sa.Update:
+def _by_run(keys: Sequence[SpanKey]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Give span ids by run, not too many for a statement: each one looks through the keys of the run's whole history."""
+    for run_id, of_run in groupby(keys, attrgetter("run_id")):
+        span_ids = [key.span_id for key in of_run]
+        for start in range(0, len(span_ids), _SPANS_AT_ONCE):
+            yield run_id, span_ids[start : start + _SPANS_AT_ONCE]
+
+
+def _interrupted(table: sa.Table, run_id: str, span_ids: Sequence[str]) -> sa.Update:
     return (
         sa.update(table)
-        .where(table.c.run_id == key.run_id, table.c.span_id == key.span_id, table.c.status.in_(_UNFINISHED))
+        .where(table.c.run_id == run_id, table.c.span_id.in_(span_ids), table.c.status.in_(_UNFINISHED))
         .values(status=Status.INTERRUPTED.value)
     )
 

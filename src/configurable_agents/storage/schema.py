@@ -55,7 +55,8 @@ def bring_up_to_date(database: Database, *, read_only: bool = False, patient: bo
             f"there is no store at {database.location}"
             if revision is None
             else f"the store at {database.location} has another schema ({revision or 'none'}) than this version reads"
-            f" ({SCHEMA_REVISION}): run a workflow with it once to upgrade it, or use the version that wrote it"
+            f" ({SCHEMA_REVISION}): run a workflow with it once, or `store rebuild`, to upgrade it; or use the"
+            " version that wrote it"
         )
     if revision is not None and revision not in OLDER_REVISIONS:
         raise StorageError(
