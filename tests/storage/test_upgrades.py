@@ -172,6 +172,27 @@ def test_what_people_have_put_beside_our_tables_survives_the_upgrade(target: str
         assert connection.exec_driver_sql("SELECT count(*) FROM slow").scalar() == 2
 
 
+def test_an_upgrade_that_is_torn_at_its_very_end_leaves_the_store_as_it_was(target: str, open_store: Open) -> None:
+    """As by the death of its process. The next one does it all."""
+    fill(target, run_record(), node_record())
+    before, trees = everything(target), indexes(target)
+
+    def tear(_c: Any, _cursor: Any, statement: str, _parameters: Any, _context: Any, _many: bool) -> None:
+        if statement.startswith(f"UPDATE {version.name}"):
+            raise RuntimeError("torn")
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", tear)
+    try:
+        with pytest.raises(RuntimeError, match="torn"):
+            open_store()
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", tear)
+    assert (everything(target), indexes(target)) == (before, trees)
+    open_store().close()
+    assert everything(target) == before
+    assert indexes(target) < trees
+
+
 def test_of_rows_that_the_new_keys_take_for_the_same_the_one_that_tells_an_end_stays(
     target: str, open_store: Open
 ) -> None:

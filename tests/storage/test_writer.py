@@ -165,7 +165,8 @@ def test_each_segment_of_the_journal_knows_of_all_that_goes_on(gate: Gate, tmp_p
             assert writer.flush(SECONDS)
         (left,) = (tmp_path / "journal").iterdir()
         noted = [decode_record(line) for frame in frames(left.read_bytes()) for line in split(frame.payload)]
-        assert {one.span_id for one in noted if isinstance(one, OpenSpan)} == {run.span_id for run in running}
+        said = {(one.run_id, one.span_id, one.trace_id) for one in noted if isinstance(one, OpenSpan)}
+        assert said == {(run.run_id, run.span_id, run.trace_id) for run in running}
 
 
 def test_what_has_waited_comes_in_few_groups_and_without_starts_that_have_ended(gate: Gate, tmp_path: Path) -> None:
