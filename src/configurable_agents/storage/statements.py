@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
@@ -111,23 +111,40 @@ class _Shape:
         self._is_whole = not unset
         self._bound = [column.name for column in table.columns if column.name not in unset]
         self._defaults = [getattr(kind, name, None) for name in self._bound]
+        self._read = itemgetter(*self._bound)
         self._taken = frozenset(kind.__dataclass_fields__) - unset
         self._status = self._bound.index("status") if "status" in self._bound else None
 
     def values(self, records: Sequence[Any]) -> Row | None:
         """Give the values of records, one row after another; None if one of them has more than this shape takes."""
-        bound, defaults, found = self._bound, self._defaults, list[Any]()
+        found = list[Any]()
         for record in records:
             # A record has what it was made with in its `__dict__`, and the rest from its class.
             given = record.__dict__
-            if not (self._is_whole or self._taken.issuperset(given)):
+            row = self._exact(given) or self._filled(given)
+            if row is None:
                 return None
-            row = [*map(given.get, bound, defaults)]
-            if self._status is not None:
-                # A driver takes a member of an enum for something else than its text.
-                row[self._status] = str(row[self._status])
             found += row
         return tuple(found)
+
+    def _exact(self, given: dict[str, Any]) -> Row | None:
+        """Give the row of a record that sets just what is bound, as those of most nodes do: at half the price."""
+        if len(given) != len(self._bound):
+            return None
+        try:
+            row: Row = self._read(given)
+        except KeyError:
+            return None
+        return row if self._status is not None and type(row[self._status]) is str else None
+
+    def _filled(self, given: dict[str, Any]) -> list[Any] | None:
+        if not (self._is_whole or self._taken.issuperset(given)):
+            return None
+        row = [*map(given.get, self._bound, self._defaults)]
+        if self._status is not None:
+            # A driver takes a member of an enum for something else than its text.
+            row[self._status] = str(row[self._status])
+        return row
 
 
 def _literal(value: float | str | None) -> str:
