@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, replace
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -287,6 +288,22 @@ def test_an_unknown_cost_is_none_and_never_zero(store: StorageBackend) -> None:
     (state,) = store.execution_states.get_state_history(run_id())
     (span,) = store.execution_states.list_spans(run_id())
     assert (store.runs.get("last").cost_usd, state.cost_usd, span.cost_usd) == (None, None, None)
+
+
+def test_an_interrupt_amid_a_write_arrives_as_itself_and_leaves_the_store_usable(store: StorageBackend) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    store.write([run_record()])
+    sa.event.listen(sa.Engine, "before_cursor_execute", interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            store.runs.delete(run_id())
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", interrupt)
+    assert store.runs.get(run_id()) == run_record()
+    store.runs.delete(run_id())
+    assert store.runs.list_runs() == []
 
 
 def test_deleting_a_run_deletes_all_that_is_its_own_and_nothing_else(store: StorageBackend) -> None:

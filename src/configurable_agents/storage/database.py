@@ -162,7 +162,8 @@ class Database:
 
 def _let_go(connection: sa.Connection) -> None:
     """Give a connection back after a fault: what had begun is over, whatever went wrong."""
-    with contextlib.suppress(exc.DBAPIError):
+    # Also that SQLAlchemy has given it up, as in an interrupt amid a statement: what raised is to be heard, not this.
+    with contextlib.suppress(exc.SQLAlchemyError):
         roll_back(connection)
     connection.close()
 
