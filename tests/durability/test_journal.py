@@ -43,7 +43,7 @@ def appended(directory: Path, records: list[bytes]) -> tuple[bytes, list[int]]:
 
 
 def payloads_of(data: bytes) -> list[bytes]:
-    return [payload for _, payload in frames(data)]
+    return [frame.payload for frame in frames(data)]
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +135,7 @@ def test_segments_are_closed_when_they_are_long_and_removed_when_nobody_needs_th
     assert len(segments(tmp_path)) == positions[-1].segment > 3
     assert {journal.read(position) for position in positions} == {b"x" * 50}
     journal.forget_before(*journal.end)
+    journal.tidy()
     assert len(segments(tmp_path)) == 1
     journal.close(remove=True)
     assert segments(tmp_path) == []
@@ -319,6 +320,96 @@ def test_a_journal_that_may_not_be_read_does_not_hide_the_others() -> None:
         segments(store.journals[0])[0].chmod(0)
         assert len(store.runs.list_runs()) == 1
         store.close()
+
+
+def lacking(data: bytes) -> list[bytes]:
+    """Give what whoever takes a segment up writes."""
+    return [frame.payload for frame in frames(data) if frame.end > frame.committed]
+
+
+steps = st.one_of(
+    st.tuples(st.just("append"), st.integers(0, 300)),
+    st.tuples(st.just("commit"), st.integers(0, 9)),
+    st.tuples(st.sampled_from(["commit all", "commit all", "tidy"]), st.just(0)),
+)
+
+
+@given(steps=st.lists(steps, max_size=40), written=st.integers(0, 400))
+def test_whenever_a_process_dies_its_journal_gives_what_was_not_committed_and_nothing_that_it_says_was(
+    folder: Path, steps: list[tuple[str, int]], written: int
+) -> None:
+    """Also where it has been begun anew, and what stood there before is half overwritten."""
+    journal = Journal(folder / str(next(numbers)), anew_bytes=500)
+    journal.begin()
+    (path,) = segments(journal.directory)
+    committed: list[bytes] = []
+    """What may come back."""
+    needed: list[bytes] = []
+    begins: list[int] = []
+
+    def check(data: bytes, amid: bytes | None = None) -> None:
+        found = lacking(data)
+        if amid is not None and found[-1:] == [amid]:  # what was there before ended as it does
+            found.pop()
+        known = [*committed, *needed]
+        assert len(found) >= len(needed)
+        assert found == known[len(known) - len(found) :]
+
+    try:
+        for number, (step, argument) in enumerate(steps):
+            if step == "append":
+                payload = b"%d " % number + b"x" * argument
+                before = path.read_bytes()
+                position = journal.append(payload)
+                cut = position.offset + min(written, FRAME_BYTES + len(payload) - 1)
+                check(path.read_bytes()[:cut] + before[cut:], payload)
+                needed.append(payload)
+                begins.append(position.offset)
+            elif step == "commit" and needed:
+                count = min(argument, len(needed) - 1)
+                journal.forget_before(1, begins[count])
+                committed += needed[:count]
+                del needed[:count], begins[:count]
+            elif step == "commit all":
+                journal.forget_all()
+                committed += needed
+                needed.clear()
+                begins.clear()
+            elif step == "tidy":
+                journal.tidy()
+                committed.clear()
+            check(path.read_bytes())
+    finally:
+        journal.close(remove=True)
+
+
+def test_of_a_journal_begun_anew_another_store_gets_what_it_still_has(tmp_path: Path) -> None:
+    """Where the store was replaced: nothing of what had been committed is in the one at its place."""
+    journal = Journal(tmp_path, anew_bytes=500)
+    for number in range(18):
+        journal.append(b"%d " % number + b"x" * 100)
+        journal.forget_all()
+    journal.tidy()
+    (path,) = segments(tmp_path)
+    kept = list(journal.payloads())
+    assert 1 <= len(kept) < 10
+    assert lacking(path.read_bytes()) == []
+    journal.unforget()
+    assert lacking(path.read_bytes()) == kept
+    journal.close(remove=True)
+
+
+def test_a_journal_in_which_nothing_is_needed_is_written_from_its_beginning_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, anew_bytes=500)
+    for _ in range(100):
+        journal.append(b"x" * 100)
+        journal.forget_all()
+    (path,) = segments(tmp_path)
+    assert path.stat().st_size < 1000
+    journal.append(b"needed")
+    assert lacking(path.read_bytes()) == [b"needed"]
+    assert list(journal.payloads())[-1] == b"needed"
+    journal.close(remove=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "fdatasync"), reason="macOS has another call")

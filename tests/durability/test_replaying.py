@@ -200,3 +200,28 @@ def test_a_service_that_is_started_again_takes_up_what_the_last_one_left(tmp_pat
     assert list((tmp_path / "runs.db.journal").glob("*.segment")) == []
     statuses = rows(store, "SELECT status FROM workflow_runs ORDER BY run_id")
     assert statuses == [("interrupted",), ("interrupted",), ("completed",)]
+
+
+DELETES = """
+import os, sys
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import create_storage_backend, run_workflow
+
+one = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+store = create_storage_backend(sys.argv[1])
+for _ in range(10):
+    run = run_workflow(one, functions={"a": lambda: 1}, store=sys.argv[1])
+    store.runs.delete(run.run_id)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_run_that_is_deleted_as_soon_as_it_returns_stays_so_when_its_process_dies(tmp_path: Path) -> None:
+    """Its journal says a moment later that the database has had it, but before anything is deleted."""
+    store = tmp_path / "runs.db"
+    code, _, err = run_program(DELETES, store)
+    assert code == -signal.SIGKILL, err
+    backend = create_storage_backend(store)
+    assert backend.runs.list_runs() == []
+    backend.close()

@@ -91,8 +91,6 @@ class Group:
 
 _Written = tuple[Sequence[AnyRecord | NodeStart], Sequence[bytes], Journal | None, Position]
 """Records that were written at once, as bytes too, and where they stand."""
-Needed = tuple[Journal, int, int] | None
-"""A journal, a segment in it and an offset in that; None where nothing is in a journal."""
 
 
 class Backlog:
@@ -111,11 +109,14 @@ class Backlog:
         """The one that is written; None if there is none, so that records wait in memory alone."""
         self._full_journals: list[Journal] = []
         """Journals that took no more; what stands in them is still needed until it is committed."""
+        self._superfluous: list[Journal] = []
+        """Those of them that nobody needs any more."""
         self._segment = 0
         """The segment of the journal in which all that goes on has been noted; 0 for none, as in a journal that has just begun."""
         self._come: list[_Written] = []
         """What was written since somebody asked for anything here: a run does not wait until that is sorted in."""
         self._is_sorting = False
+        self._is_appending = False
         self._queue: deque[Entry] = deque()
         self._count = 0
         self._bytes = 0
@@ -178,11 +179,13 @@ class Backlog:
         Returns:
             Whether it is worth a look how much waits.
         """
+        self._is_appending = True
         payload = join(lines)
         position = self._journaled(payload)
         if self.journal is None:
             records = [started_node(*one) if isinstance(one, NodeStart) else one for one in records]
         self._come.append((records, lines, self.journal, position))
+        self._is_appending = False
         if len(payload) < _BIG_BYTES and len(self._come) < _UNSORTED:
             return False
         self._sort_in()
@@ -328,29 +331,9 @@ class Backlog:
             records += kept
         return records, lost
 
-    def needed_after(self, group: Group) -> Needed:
-        """Say from where on the journals are needed when the database has a group."""
-        self._sort_in()
-        journals = self._all_journals()
-        if not journals:
-            return None
-        first = next(islice(self._queue, len(group.entries), None), None)
-        start = self._starts.first_unsaid_but(group.starts)
-        places = [
-            (journals.index(journal), position)
-            for journal, position in (
-                (one.journal, one.position._replace(offset=one.offset)) if one is not None else (None, _NOWHERE)
-                for one in (first, start)
-            )
-            if journal is not None
-        ]
-        if places:
-            index, position = min(places)
-            return journals[index], position.segment, position.offset
-        return (journals[-1], *journals[-1].end)
-
     def take_out(self, group: Group) -> None:
-        """Forget a group, which the database has."""
+        """Forget a group, which the database has, and what the journals need not keep for others."""
+        self._sort_in()
         self.gone += group.count
         self._starts.say(group.starts)
         try:
@@ -367,17 +350,39 @@ class Backlog:
         except BaseException:  # of a signal's handler
             self._count_anew()
             raise
+        if not (self._come or self._is_appending):  # else in a signal's handler, amid that
+            self._forget()
 
-    def forget(self, needed: Needed) -> None:
-        """Remove the parts of journals that a commit has made superfluous: records are committed in their order."""
-        if needed is None:
-            return
-        journal, segment, offset = needed
-        with contextlib.suppress(OSError):  # a part that stays is taken up later, and changes nothing
-            journal.forget_before(segment, offset)
-            while self._full_journals and self._full_journals[0] is not journal:
-                # What is still running has been noted in the journal after it.
-                self._full_journals.pop(0).close(remove=True)
+    def _forget(self) -> None:
+        """Note from where on the journals are needed: records are committed in their order."""
+        journals = self._all_journals()
+        waiting = (self._queue[0] if self._queue else None, self._starts.first_unsaid)
+        needed = min(
+            (
+                (journals.index(one.journal), one.position.segment, one.offset)
+                for one in waiting
+                if one is not None and one.journal is not None
+            ),
+            default=None,
+        )
+        if needed is not None:
+            journals[needed[0]].forget_before(*needed[1:])
+        elif journals and self._starts:
+            journals[-1].forget_before(*journals[-1].end)
+        elif journals:
+            journals[-1].forget_all()
+        # What is still running has been noted in the journal after it.
+        full = self._full_journals[: needed[0] if needed is not None else len(journals) - 1]
+        self._superfluous += full
+        del self._full_journals[: len(full)]
+
+    def tidy(self) -> None:
+        """Say in the journals from where on they are needed, and remove what is not."""
+        for journal in self._all_journals():
+            journal.tidy()
+        while self._superfluous:
+            with contextlib.suppress(IndexError, OSError):  # a part that stays is taken up later, and changes nothing
+                self._superfluous.pop().close(remove=True)
 
     def lose(self, run_ids: Sequence[str | None]) -> None:
         """Count records that the database never gets, by their runs."""
@@ -393,9 +398,12 @@ class Backlog:
             self.journal, self._segment = None, 0
             self._full_journals.clear()
             self._journals_left = list(self._journals)
+        else:
+            self.tidy()
 
     def close(self) -> None:
         """Let go of the journals; what still waits stays in them."""
+        self.tidy()
         for journal in self._all_journals():
             journal.close(remove=self.is_whole)
 

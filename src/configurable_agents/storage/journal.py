@@ -5,11 +5,14 @@ kernel frees the lock when the process dies, and whoever can take it may replay 
 framed with a marker, its length and a checksum, so that a reader finds its way past damage.
 
     segment = header (64 bytes) frame*
-    header  = magic (8) pid (8) nanoseconds (8) committed (8) crc32 of that (4) zeros
-    frame   = marker (4) length (4, little-endian) crc32 of the payload (4) payload
+    header  = magic (8) pid (8) nanoseconds (8) mark zeros
+    mark    = generation (4, little-endian) committed (8) crc32 of both (4)
+    frame   = marker (4) length (4) generation (4) crc32 of the payload, begun with the generation (4) payload
 
-`committed` is the offset up to which the database has everything, between two records: whoever takes the segment up writes
-only what is beyond.
+`committed` is the offset up to which the database has everything of that generation, between two records: whoever takes the
+segment up writes only what is beyond. Where it has everything and nothing goes on, the segment is begun anew: the mark says so,
+and frames of the next generation are written over those of the one before, what is left of which no reader minds. So runs
+one after another write the same few pages again and again.
 """
 
 from __future__ import annotations
@@ -34,19 +37,23 @@ MAGIC: Final = b"CAJOURN1"
 HEADER_BYTES: Final = 64
 MARKER: Final = b"\xf5J\xaaR"
 """Begins a frame; its first byte stands in no UTF-8 text, so no payload of ours holds it."""
-_FRAME: Final = struct.Struct("<4sII")
+_FRAME: Final = struct.Struct("<4sIII")
 FRAME_BYTES: Final = _FRAME.size
 SEGMENT_BYTES: Final = 4 * 1024 * 1024
 """A segment that has grown beyond is closed, and goes when all of it is in the database."""
 MAX_PAYLOAD: Final = 256 * 1024 * 1024
 """A length beyond this is damage, not a record."""
+ANEW_BYTES: Final = 64 * 1024
+"""A segment that has grown beyond is begun anew where nothing in it is needed: a page that the file has not had yet takes several
+times as long to write, and a shorter one would have the mark written more often."""
 SUFFIX: Final = ".segment"
 LOOK_SECONDS: Final = 0.02
 """How long it may go unnoticed that somebody has deleted the segment that is written."""
 _FORK_SECONDS: Final = 1.0
 """How long a fork waits for another thread's append; not for ever, since the forking thread may be in one itself."""
-_COMMITTED: Final = struct.Struct("<QI")
-_COMMITTED_AT: Final = 24
+_MARK: Final = struct.Struct("<IQ")
+_MARK_AT: Final = 24
+_CHECKSUM: Final = struct.Struct("<I")
 _TRIES: Final = 100
 """How often a segment is begun anew because somebody who looked for journals of the dead took it in its first instant."""
 
@@ -64,6 +71,7 @@ class _Segment:
     number: int
     path: Path
     fd: int
+    generation: int = 0
     end: int = HEADER_BYTES
 
 
@@ -79,14 +87,26 @@ class Journal:
         power: Sync each payload, so that it survives the loss of power too.
     """
 
-    def __init__(self, directory: Path, *, power: bool = False, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        power: bool = False,
+        segment_bytes: int = SEGMENT_BYTES,
+        anew_bytes: int = ANEW_BYTES,
+    ) -> None:
         self.directory = directory
         self._power = power
         self._segment_bytes = segment_bytes
+        self._anew_bytes = anew_bytes
         self._lock = threading.Lock()
         self._segments: dict[int, _Segment] = {}
         self.segment = 0
         """The number of the segment that is written now; 0 before the first append."""
+        self._needed = (0, HEADER_BYTES)
+        """The segment, and the offset in it, from which on it is needed."""
+        self._is_untidy = False
+        """Whether the files do not say so yet."""
         self._look_at = 0.0
         self._held_for_fork = False
         self._name = f"{os.getpid()}-{time.time_ns():x}"
@@ -110,10 +130,10 @@ class Journal:
             JournalError: Nothing was appended.
         """
         length = len(payload)
-        frame = _FRAME.pack(MARKER, length, zlib.crc32(payload)) + payload
         with self._lock:
             segment = self._current(FRAME_BYTES + length)
-            offset = segment.end
+            offset, generation = segment.end, segment.generation
+            frame = _FRAME.pack(MARKER, length, generation, zlib.crc32(payload, generation)) + payload
             _write_whole(segment.fd, frame, offset)
             if self._power:
                 _sync(segment.fd)
@@ -137,29 +157,62 @@ class Journal:
                 yield frame.payload
 
     def forget_before(self, number: int, offset: int) -> None:
-        """Say that the database has all that stands before a place: segments that nobody needs any more are removed.
+        """Note that the database has all that stands before a place: `tidy` says so in the files."""
+        with self._lock:
+            self._needed = number, offset
+            self._is_untidy = True
+
+    def forget_all(self) -> None:
+        """Note that the database has everything, and nothing goes on; a segment that is long is begun anew."""
+        with self._lock:
+            segment = self._segments.get(self.segment)
+            if segment is None:
+                return
+            self._needed = segment.number, segment.end
+            self._is_untidy = True
+            if segment.end < self._anew_bytes:
+                return
+            if self._tidy():
+                # In this order, whatever handler of a signal raises in between.
+                self._needed = segment.number, HEADER_BYTES
+                segment.generation += 1
+                segment.end = HEADER_BYTES
+
+    def tidy(self) -> None:
+        """Say in the files what the database has: segments that nobody needs any more are removed.
 
         What was committed before the process died is then not written again: it may have been deleted meanwhile.
         """
         with self._lock:
-            if len(self._segments) > 1:
-                for old in [old for old in self._segments if old < number]:
-                    self._remove(self._segments.pop(old))
+            if self._is_untidy:
+                self._tidy()
+
+    def _tidy(self) -> bool:
+        self._is_untidy = False
+        number, offset = self._needed
+        try:
+            for old in [old for old in self._segments if old < number]:
+                self._remove(self._segments.pop(old))
             segment = self._segments.get(number)
             if segment is not None:
-                with contextlib.suppress(JournalError):  # then it is written twice, which is harmless
-                    _write_over(segment.fd, _committed(offset), _COMMITTED_AT)
+                _write_over(segment.fd, _mark(segment.generation, offset), _MARK_AT)
+        except OSError:  # what stays is taken up later, and changes nothing
+            return False
+        return True
 
     def unforget(self) -> None:
         """Say that the database has none of what is still here: another one stands at its place."""
         with self._lock:
+            self._is_untidy = False
             for segment in self._segments.values():
                 with contextlib.suppress(JournalError):
-                    _write_over(segment.fd, _committed(HEADER_BYTES), _COMMITTED_AT)
+                    _write_over(segment.fd, _mark(segment.generation, HEADER_BYTES), _MARK_AT)
 
     def close(self, *, remove: bool) -> None:
         """Let go of all segments; remove them if all of them is in the database."""
         with self._lock:
+            if self._is_untidy and not remove:
+                self._tidy()
             for segment in self._segments.values():
                 if remove:
                     self._remove(segment)
@@ -238,12 +291,21 @@ class Journal:
                 os.close(segment.fd)
         self._segments.clear()
         self.segment = 0
+        self._is_untidy = False
         self._name = f"{os.getpid()}-{time.time_ns():x}"
 
 
 # A fork concerns the whole process, and hooks cannot be taken back: one for all journals, which it does not keep alive.
 _ALL: Final[weakref.WeakSet[Journal]] = weakref.WeakSet()
 _ALL_LOCK: Final = threading.Lock()
+
+
+def tidy_all() -> None:
+    """Have each journal of this process say what its database has: what is deleted next does not come back with it."""
+    with _ALL_LOCK:
+        journals = list(_ALL)
+    for journal in journals:
+        journal.tidy()
 
 
 def _before_fork() -> None:
@@ -289,20 +351,23 @@ def _created_and_locked(path: Path) -> int | None:
 
 
 def _header() -> bytes:
-    start = MAGIC + struct.pack("<qq", os.getpid(), time.time_ns()) + _committed(HEADER_BYTES)
+    start = MAGIC + struct.pack("<qq", os.getpid(), time.time_ns()) + _mark(0, HEADER_BYTES)
     return start.ljust(HEADER_BYTES, b"\0")
 
 
-def _committed(offset: int) -> bytes:
-    return _COMMITTED.pack(offset, zlib.crc32(offset.to_bytes(8, "little")))
+def _mark(generation: int, offset: int) -> bytes:
+    mark = _MARK.pack(generation, offset)
+    return mark + _CHECKSUM.pack(zlib.crc32(mark))
 
 
-def committed_end(data: bytes) -> int:
-    """Give the offset in a segment up to which the database has everything; 0 if that cannot be told."""
-    if len(data) < HEADER_BYTES:
-        return 0
-    offset, checksum = _COMMITTED.unpack_from(data, _COMMITTED_AT)
-    return offset if checksum == zlib.crc32(data[_COMMITTED_AT : _COMMITTED_AT + 8]) else 0
+def _marked(data: bytes) -> tuple[int, int]:
+    """Give the generation in a segment, and the offset up to which the database has it; zeros if that cannot be told."""
+    behind = _MARK_AT + _MARK.size
+    mark = data[_MARK_AT:behind]
+    if data[behind : behind + _CHECKSUM.size] != _CHECKSUM.pack(zlib.crc32(mark)):
+        return 0, 0
+    generation, offset = _MARK.unpack(mark)
+    return generation, offset
 
 
 def _sync(fd: int) -> None:
@@ -379,21 +444,28 @@ class Frame(NamedTuple):
     end: int
     """The offset behind it."""
     payload: bytes
+    committed: int
+    """The offset up to which the database has its generation."""
 
 
 def frames(data: bytes) -> Iterator[Frame]:
-    """Give the payloads of a segment, in order; what is damaged is passed over up to the next marker."""
+    """Give the payloads of a segment's newest generation, in order; what is damaged is passed over up to the next marker."""
+    newest, marked = _marked(data)
+    committed = marked
     offset = HEADER_BYTES if data.startswith(MAGIC) else 0
     while True:
         offset = data.find(MARKER, offset)
         if offset < 0 or offset + FRAME_BYTES > len(data):
             return
-        _, length, checksum = _FRAME.unpack_from(data, offset)
+        _, length, generation, checksum = _FRAME.unpack_from(data, offset)
         end = offset + FRAME_BYTES + length
         if length <= MAX_PAYLOAD and end <= len(data):
             payload = data[offset + FRAME_BYTES : end]
-            if zlib.crc32(payload) == checksum:
-                yield Frame(end, payload)
+            if zlib.crc32(payload, generation) == checksum:
+                if generation > newest:  # the first of them: what is older was committed, and only follows
+                    newest, committed = generation, 0
+                if generation == newest:
+                    yield Frame(end, payload, committed)
                 offset = end
                 continue
         offset += 1

@@ -17,7 +17,7 @@ from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record, split
-from configurable_agents.storage.journal import SUFFIX, committed_end, frames, make_private_directory
+from configurable_agents.storage.journal import SUFFIX, frames, make_private_directory
 from configurable_agents.storage.locks import lock_exclusively, unlink_and_close
 from configurable_agents.storage.records import AnyRecord, DeliveryRecord, SpanKey, SpanRecord, WorkflowRunRecord
 
@@ -122,9 +122,7 @@ def _replay(directory: Path, held: Sequence[_Held], backend: StorageBackend, rec
     still_open = _Open()
     batch: list[AnyRecord] = []
     for _, fd in held:
-        data = _whole(fd)
-        committed = committed_end(data)
-        for end, line in _lines(data):
+        for line, is_committed in _lines(_whole(fd)):
             try:
                 record = decode_record(line)
             except ValueError:
@@ -133,7 +131,7 @@ def _replay(directory: Path, held: Sequence[_Held], backend: StorageBackend, rec
                 _put_aside(directory, [line])
                 continue
             still_open.look_at(record)
-            if end > committed and not isinstance(record, OpenSpan):
+            if not is_committed and not isinstance(record, OpenSpan):
                 batch.append(record)
             if len(batch) == BATCH:
                 _write(directory, batch, backend, recovered)
@@ -144,13 +142,13 @@ def _replay(directory: Path, held: Sequence[_Held], backend: StorageBackend, rec
         backend.mark_interrupted(sorted(still_open.runs.values()), sorted(still_open.nodes.values()))
 
 
-def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Give the records in a segment, each with the offset behind it."""
-    for end, payload in frames(data):
+def _lines(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Give the records in a segment, and of each whether the database has had it."""
+    for end, payload, committed in frames(data):
         at = end - len(payload)
         for line in split(payload):
             at += len(line)
-            yield at, line
+            yield line, at <= committed
             at += 1
 
 

@@ -64,6 +64,11 @@ class Starts:
         return list(self._unsaid.values())
 
     @property
+    def first_unsaid(self) -> Start | None:
+        """The oldest that the database has no row of."""
+        return next(iter(self._unsaid.values()), None)
+
+    @property
     def is_said(self) -> bool:
         """Whether the database has a row of all that goes on."""
         return not self._unsaid
@@ -115,11 +120,6 @@ class Starts:
     def is_unsaid_run(self, run_id: str) -> bool:
         """Say whether this run goes on, and the database has no row of it."""
         return run_id in self._unsaid_runs
-
-    def first_unsaid_but(self, said: Iterable[Start]) -> Start | None:
-        """Give the oldest that the database has no row of when it has those of some."""
-        left = {start.span_id for start in said}
-        return next((start for start in self._unsaid.values() if start.span_id not in left), None)
 
     def open_runs(self) -> list[SpanKey]:
         """Give the runs that go on."""

@@ -211,12 +211,9 @@ class Writer:
 
         Else, once runs had waited for the thread, they would for ever, in step with it, and it is slow beside a busy loop.
         """
-        with self._lock:
-            self._is_committing = False
-            self._committer = None
-        self._tell_all()
-
-    def _tell_all(self) -> None:
+        self._committer = None
+        # Before the lock is had: a run that ends just now need not wait until this thread, beside a busy loop, has it again.
+        self._is_committing = False
         with self._lock:
             told = [call for calls in self._watchers.values() for call in calls]
             self._watchers.clear()
@@ -264,6 +261,7 @@ class Writer:
                     self._work.notify()
                 is_told = True
                 self._changed.wait(left)
+        self._backlog.tidy()
         return True
 
     def lacks(self, run_id: str) -> bool:
@@ -357,7 +355,7 @@ class Writer:
     def _next_group(self, failures: int) -> Group | None:
         with self._lock:
             if failures:
-                self._work.wait(RETRY_SECONDS[2 if self._closed else min(failures, len(RETRY_SECONDS)) - 1])
+                self._pause(RETRY_SECONDS[2 if self._closed else min(failures, len(RETRY_SECONDS)) - 1])
             elif not self._is_idle:  # else it has waited, and only tidied up since
                 self._wait_for_work()
                 self._wait_for_company()
@@ -380,7 +378,7 @@ class Writer:
         while not self._has_work and (left := began + seconds - time.monotonic()) > 0:
             # What goes on and has no row yet is waited for, too: it is due soon.
             self._is_asleep = time.monotonic() > self._committed_at + AWAKE_SECONDS and self._backlog.is_said
-            self._work.wait(left if self._is_asleep else LOOK_SECONDS)
+            self._pause(left if self._is_asleep else LOOK_SECONDS)
             self._is_asleep = False
             if gone != self._backlog.gone:
                 began, gone = time.monotonic(), self._backlog.gone
@@ -405,7 +403,7 @@ class Writer:
     def _wait_for_company(self) -> None:
         # Those who have just been told look whether they can commit the rest themselves; if not they hurry this thread.
         while not (self._hurry or self._closed) and (left := self._left_to_others_until - time.monotonic()) > 0:
-            self._work.wait(left)
+            self._pause(left)
         began, gone = time.monotonic(), self._backlog.gone
         while 0 < len(self._backlog) < ENOUGH_RECORDS and not self._closed:
             if gone != self._backlog.gone:  # what waited has been committed meanwhile: others are the first ones now
@@ -415,7 +413,11 @@ class Writer:
             left = began + self._company_seconds - time.monotonic()
             if left <= 0:
                 return
-            self._work.wait(left)
+            self._pause(left)
+
+    def _pause(self, seconds: float) -> None:
+        self._backlog.tidy()
+        self._work.wait(seconds)
 
     @property
     def _company_seconds(self) -> float:
@@ -460,24 +462,20 @@ class Writer:
         try:
             self._target.tend()
         finally:
-            # At once: a run that ends just now need not wait until this thread, beside a busy loop, has the lock again.
-            self._is_committing = False
-            self._tell_all()
+            self._is_done()
 
     def _committed(self, group: Group, lost: Sequence[str | None]) -> None:
         self._committed_at = time.monotonic()
         with self._lock:
             self._target.note_growth(group.size)
-            needed = self._backlog.needed_after(group)
-        # Before anybody is told, so that whoever was told finds it so; not with the lock held, for which runs wait.
-        self._backlog.forget(needed)
-        with self._lock:
             self._backlog.take_out(group)
             self._backlog.lose(lost)
             was_away = self._away
             self._away = self._late = False
             self._wants_all = self._wants_all and not self._backlog.is_said
             self._changed.notify_all()
+        if self._committer is None or self._thread is None:  # a run leaves that to the thread, which is about to look
+            self._backlog.tidy()
         if was_away:
             logger.info("the trace store is back")
 
