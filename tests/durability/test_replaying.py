@@ -14,7 +14,7 @@ import pytest
 
 from _faults import Nursery, everything, lost_or_wrong
 from _records import node_record, run_record, span_record
-from _runs import rows, run_program
+from _runs import rows, run_program, start_program
 from configurable_agents import create_storage_backend
 from configurable_agents.semconv import Status
 from configurable_agents.storage.codec import encode_record
@@ -223,5 +223,23 @@ def test_a_run_that_is_deleted_as_soon_as_it_returns_stays_so_when_its_process_d
     code, _, err = run_program(DELETES, store)
     assert code == -signal.SIGKILL, err
     backend = create_storage_backend(store)
+    assert backend.runs.list_runs() == []
+    backend.close()
+
+
+def test_a_run_that_another_process_deletes_a_moment_after_it_returned_stays_so_when_its_own_dies(
+    tmp_path: Path,
+) -> None:
+    """Nothing more comes that could make its process say what the database has had."""
+    store = tmp_path / "runs.db"
+    program = DELETES.replace("range(10)", "range(1)").replace("store.runs.delete(run.run_id)", "print(flush=True)")
+    with start_program(program.replace("os.kill(os.getpid(), 9)", "sys.stdin.read()"), store) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "\n"
+        backend = create_storage_backend(store)
+        (run,) = backend.runs.list_runs()
+        time.sleep(0.1)
+        backend.runs.delete(run.run_id)
+        process.kill()
     assert backend.runs.list_runs() == []
     backend.close()

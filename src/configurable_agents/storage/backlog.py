@@ -305,7 +305,7 @@ class Backlog:
         # Where more waits than one group holds, what has ended goes first: its start is superfluous soon.
         is_all = group.count == self._count
         if whole and is_all:
-            group.starts = self._starts.unsaid
+            group.starts = [*self._starts.unsaid]
         elif not self._starts.is_said:
             # A run's row comes with the first rows of its nodes.
             runs = self._starts.unsaid_runs({*hurried, *(entry.run_id for entry in group.entries)})
@@ -356,25 +356,24 @@ class Backlog:
     def _forget(self) -> None:
         """Note from where on the journals are needed: records are committed in their order."""
         journals = self._all_journals()
-        waiting = (self._queue[0] if self._queue else None, self._starts.first_unsaid)
-        needed = min(
-            (
-                (journals.index(one.journal), one.position.segment, one.offset)
-                for one in waiting
-                if one is not None and one.journal is not None
-            ),
-            default=None,
-        )
-        if needed is not None:
-            journals[needed[0]].forget_before(*needed[1:])
-        elif journals and self._starts:
-            journals[-1].forget_before(*journals[-1].end)
-        elif journals:
-            journals[-1].forget_all()
-        # What is still running has been noted in the journal after it.
-        full = self._full_journals[: needed[0] if needed is not None else len(journals) - 1]
-        self._superfluous += full
-        del self._full_journals[: len(full)]
+        if not journals:
+            return
+        first: Iterable[Entry | Start] = (*islice(self._queue, 1), *islice(self._starts.unsaid, 1))
+        places = [
+            (journals.index(one.journal), one.position.segment, one.offset) for one in first if one.journal is not None
+        ]
+        needed = journals[-1]
+        if places:
+            index, segment, offset = min(places)
+            needed = journals[index]
+            needed.forget_before(segment, offset)
+        elif self._starts:
+            needed.forget_before(*needed.end)
+        else:
+            needed.forget_all()
+        while self._full_journals and self._full_journals[0] is not needed:
+            # What is still running has been noted in the journal after it.
+            self._superfluous.append(self._full_journals.pop(0))
 
     def tidy(self) -> None:
         """Say in the journals from where on they are needed, and remove what is not."""
@@ -448,7 +447,6 @@ def _sorted(come: Iterable[_Written]) -> _Sorted:
                 begun[given.span["span_id"]] = number, written
                 continue
             record: Any = given
-            run_id = run_of(record)
             if type(record) in _KINDS:
                 if record.status == _RUNNING:
                     begun[record.span_id] = number, written
@@ -456,6 +454,7 @@ def _sorted(come: Iterable[_Written]) -> _Sorted:
                         continue
                 elif begun.pop(record.span_id, None) is None:  # else nobody ever asked for it
                     ended.append(record.span_id)
+            run_id = run_of(record)
             if (
                 entry is None
                 or run_id != entry.run_id

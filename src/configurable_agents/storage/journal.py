@@ -188,7 +188,6 @@ class Journal:
                 self._tidy()
 
     def _tidy(self) -> bool:
-        self._is_untidy = False
         number, offset = self._needed
         try:
             for old in [old for old in self._segments if old < number]:
@@ -198,6 +197,7 @@ class Journal:
                 _write_over(segment.fd, _mark(segment.generation, offset), _MARK_AT)
         except OSError:  # what stays is taken up later, and changes nothing
             return False
+        self._is_untidy = False
         return True
 
     def unforget(self) -> None:

@@ -6,7 +6,7 @@ Mostly an end comes soon, says everything, and makes the start superfluous; so i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final
@@ -59,14 +59,9 @@ class Starts:
         return len(self._runs)
 
     @property
-    def unsaid(self) -> list[Start]:
+    def unsaid(self) -> Collection[Start]:
         """What the database has no row of, the oldest first."""
-        return list(self._unsaid.values())
-
-    @property
-    def first_unsaid(self) -> Start | None:
-        """The oldest that the database has no row of."""
-        return next(iter(self._unsaid.values()), None)
+        return self._unsaid.values()
 
     @property
     def is_said(self) -> bool:

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -215,7 +216,7 @@ class Writer:
         # Before the lock is had: a run that ends just now need not wait until this thread, beside a busy loop, has it again.
         self._is_committing = False
         with self._lock:
-            told = [call for calls in self._watchers.values() for call in calls]
+            told = [*chain.from_iterable(self._watchers.values())]
             self._watchers.clear()
             self._hurry = self._wants_all
             if told:
@@ -469,7 +470,8 @@ class Writer:
         with self._lock:
             self._target.note_growth(group.size)
             self._backlog.take_out(group)
-            self._backlog.lose(lost)
+            if lost:
+                self._backlog.lose(lost)
             was_away = self._away
             self._away = self._late = False
             self._wants_all = self._wants_all and not self._backlog.is_said
