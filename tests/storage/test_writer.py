@@ -30,6 +30,7 @@ from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import OpenSpan, decode_record, split
 from configurable_agents.storage.factory import create_storage_backend
 from configurable_agents.storage.journal import SEGMENT_BYTES, frames
+from configurable_agents.storage.locks import lock_exclusively
 from configurable_agents.storage.records import AnyRecord, DeliveryRecord, ExecutionStateRecord, WorkflowRunRecord
 from configurable_agents.storage.writer import Writer
 
@@ -319,6 +320,31 @@ def test_ctrl_c_amid_the_bookkeeping_leaves_it_right(gate: Gate, tmp_path: Path)
         assert writer.flush(SECONDS)
         assert seqs(gate) == [1, 2]
         assert not writer.lacks(run_record().run_id)
+
+
+def test_ctrl_c_while_the_journal_is_begun_leaves_it_to_the_next_record(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_come: list[int] = []
+
+    def torn(fd: int) -> None:
+        has_come.append(fd)
+        if len(has_come) == 1:
+            raise KeyboardInterrupt
+        lock_exclusively(fd)
+
+    # A signal at the seam to the operating system: no test could hit this instant otherwise.
+    monkeypatch.setattr("configurable_agents.storage.journal.lock_exclusively", torn)
+    with writing(gate, tmp_path / "journal") as writer:
+        gate.open.clear()
+        with pytest.raises(KeyboardInterrupt):
+            writer.write([node_record(1)])
+        writer.write([node_record(2)])
+        noted = [frame for path in (tmp_path / "journal").iterdir() for frame in frames(path.read_bytes())]
+        assert len(noted) == 1
+        gate.open.set()
+        assert writer.flush(SECONDS)
+        assert seqs(gate) == [2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

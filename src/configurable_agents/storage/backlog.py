@@ -105,6 +105,7 @@ class Backlog:
         self._journals = tuple(journals)
         self._power = power
         self._journals_left = list(journals)
+        """Beginning with the one that is written; the others before it took nothing, or no more."""
         self.journal: Journal | None = None
         """The one that is written; None if there is none, so that records wait in memory alone."""
         self._full_journals: list[Journal] = []
@@ -269,6 +270,7 @@ class Backlog:
                 self.no_journal = error
                 self._full_journals.append(journal)
                 self.journal, self._segment = None, 0
+                self._journals_left.pop(0)
             else:
                 return position
         return _NOWHERE
@@ -276,11 +278,12 @@ class Backlog:
     def _next_journal(self) -> Journal | None:
         """Begin a journal in the first directory that is left and can be written."""
         while self._journals_left:
-            journal = Journal(self._journals_left.pop(0), power=self._power)
+            journal = Journal(self._journals_left[0], power=self._power)
             try:
                 journal.begin()
             except JournalError as error:
                 self.no_journal = error
+                self._journals_left.pop(0)
             else:
                 return journal
         return None
