@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import secrets
+import random
 import time
 from typing import Final
 
@@ -16,7 +16,7 @@ class TimeOrderedIdGenerator:
     """Span ids of milliseconds (high 42 bits) and a counter from a random start (low 22 bits); trace ids are random.
 
     The counter keeps the spans of one process apart even if thousands start in one millisecond; a forked child
-    starts from a number of its own.
+    starts from a number of its own, and with chances of its own.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,10 @@ class TimeOrderedIdGenerator:
             os.register_at_fork(after_in_child=self._reseed)
 
     def _reseed(self) -> None:
-        self._counter = itertools.count(secrets.randbits(_LOW_BITS))
+        # Begun with what the system gives, which is not asked for each id: that takes longer than all else of one. Not the
+        # module's own generator: a program that seeds it for the sake of its own results would get the same ids again.
+        self._random = random.Random()  # noqa: S311 - an id is to be unique, and is no secret
+        self._counter = itertools.count(self._random.getrandbits(_LOW_BITS))
 
     def generate_span_id(self, now: int) -> int:
         """Give 64 bits, never 0, for a span that starts now, in Unix nanoseconds."""
@@ -33,17 +36,16 @@ class TimeOrderedIdGenerator:
 
     def generate_trace_id(self) -> int:
         """Give 128 random bits, never 0."""
-        return secrets.randbits(128) or 1
+        return self._random.getrandbits(128) or 1
+
+    def generate_run_id(self) -> str:
+        """Give a UUIDv7 (RFC 9562, method 3): 48 bits of milliseconds, 12 of their fraction, 62 random."""
+        milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+        fraction, bits = (rest << 12) // 1_000_000, self._random.getrandbits(62)
+        return (
+            f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7{fraction:03x}"
+            f"-{0x8000 | bits >> 48:04x}-{bits & 0xFFFF_FFFF_FFFF:012x}"
+        )
 
 
 IDS: Final = TimeOrderedIdGenerator()
-
-
-def new_run_id() -> str:
-    """Make a UUIDv7 (RFC 9562, method 3): 48 bits of milliseconds, 12 of their fraction, 62 random."""
-    now = time.time_ns()
-    milliseconds, rest = divmod(now, 1_000_000)
-    fraction = (rest << 12) // 1_000_000
-    value = milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

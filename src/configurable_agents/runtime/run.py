@@ -27,7 +27,7 @@ from configurable_agents.errors import NodeExecutionError, RunTimeoutError, Work
 from configurable_agents.llm.base import ChatModel
 from configurable_agents.observability.destinations import Destination
 from configurable_agents.observability.exporter import StoreSpanExporter
-from configurable_agents.observability.ids import new_run_id
+from configurable_agents.observability.ids import IDS
 from configurable_agents.observability.resource import current_resource, resource_text
 from configurable_agents.observability.route import RunRoute
 from configurable_agents.observability.telemetry import open_telemetry
@@ -89,7 +89,7 @@ class _Run:
         self._ready = ready
         self._store = store
         self._workflow = ready.workflow
-        self._run_id = RunId(new_run_id())
+        self._run_id = RunId(IDS.generate_run_id())
         self._mask = masker(ready.secrets)
         exporter = store.exporter if store else None
         self._telemetry = open_telemetry(
