@@ -258,7 +258,7 @@ def test_what_waits_for_a_dead_endpoint_is_bounded_and_the_rest_is_counted(
         shipper = Shipper(Destination(endpoint=f"{receiver.endpoint}/v1/traces", protocol="http/protobuf"))
         context = trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1))
         made = ReadableSpan("execute_node a", context, attributes={"mine": "x" * 5000}, start_time=1, end_time=2)
-        span = shippable(made, ShipRules(), current_resource(), kept=True)
+        span = shippable(made, ShipRules(), current_resource(None, {}), kept=True)
         delivery = Delivery(None)
         for _ in range(10_000):
             shipper.offer(span, delivery, is_last=False)
@@ -280,7 +280,7 @@ def test_a_loss_from_several_stores_names_one_and_counts_the_others(caplog: pyte
         shipper = Shipper(Destination(endpoint=f"{receiver.endpoint}/v1/traces", protocol="http/protobuf"))
     context = trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1))
     made = ReadableSpan("execute_node a", context, start_time=1, end_time=2)
-    span = shippable(made, ShipRules(), current_resource(), kept=True)
+    span = shippable(made, ShipRules(), current_resource(None, {}), kept=True)
     for store in ("b.db", "a.db", None, "a.db"):
         shipper.offer(span, Delivery(None, store=store), is_last=False)
     shipper.begin_to_end()

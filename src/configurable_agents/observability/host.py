@@ -33,19 +33,17 @@ _MISSING: Final = (
 )
 
 
-def host_route(rules: ShipRules, *, kept: bool) -> SpanRoute | None:
-    """Give the route into the host's processors for a run that starts in the current context.
-
-    None unless the global tracer provider is the SDK's. Another one (a vendor's own, the API's no-op) has no processors
-    that take a span which it did not make: with such a host, spans leave through an endpoint of ours only.
+def host_route(provider: TracerProvider, rules: ShipRules, *, kept: bool) -> SpanRoute | None:
+    """Give the route into the host's processors for a run that starts in the current context; None if they cannot be had.
 
     Args:
+        provider: The global tracer provider, which is the SDK's. Another one (a vendor's own, the API's no-op) has no
+            processors that take a span which it did not make: with such a host, spans leave through an endpoint of ours.
         rules: What may leave; the host's exporters are as far away as ours.
         kept: Whether a store of ours holds the spans whole: one in the host then leaves out their copies.
     """
-    provider = trace.get_tracer_provider()
     try:
-        host = _host(provider) if isinstance(provider, TracerProvider) else None
+        host = _host(provider)
     except Exception:
         logger.warning("this program's tracer provider failed; spans of runs do not reach its exporters", exc_info=True)
         return None

@@ -41,11 +41,9 @@ class TimeOrderedIdGenerator:
     def generate_run_id(self) -> str:
         """Give a UUIDv7 (RFC 9562, method 3): 48 bits of milliseconds, 12 of their fraction, 62 random."""
         milliseconds, rest = divmod(time.time_ns(), 1_000_000)
-        fraction, bits = (rest << 12) // 1_000_000, self._random.getrandbits(62)
-        return (
-            f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7{fraction:03x}"
-            f"-{0x8000 | bits >> 48:04x}-{bits & 0xFFFF_FFFF_FFFF:012x}"
-        )
+        high = milliseconds << 16 | 0x7 << 12 | (rest << 12) // 1_000_000
+        text = f"{high:016x}{0b10 << 62 | self._random.getrandbits(62):016x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 IDS: Final = TimeOrderedIdGenerator()

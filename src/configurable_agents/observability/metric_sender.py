@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as otel_context
 
+from configurable_agents.environ import environment
 from configurable_agents.observability.exporter_log import exporter_log, shortened
 from configurable_agents.observability.loading import LOADING
 from configurable_agents.observability.measurements import Measurement
-from configurable_agents.observability.resource import current_resource
+from configurable_agents.observability.resource import current_resource, host_provider
 
 if TYPE_CHECKING:
     from configurable_agents.observability.metric_sdk import ExportingReader, Instruments
@@ -46,7 +47,7 @@ class MetricSender:
     def __init__(self, destination: MetricDestination) -> None:
         self._destination = destination
         # Here, not on the thread: the SDK makes a resource with a pool of threads, and there is none in a program that ends.
-        self._resource = current_resource(with_instance=True)
+        self._resource = current_resource(host_provider(), environment(), with_instance=True)
         self._lock = threading.Lock()
         self._instruments: Instruments | None = None
         self._early: list[Measurement] | None = []

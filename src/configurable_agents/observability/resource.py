@@ -15,8 +15,6 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.version import __version__ as sdk_version
 
-from configurable_agents.environ import environment
-
 DEFAULT_SERVICE_NAME: Final = "configurable-agents"
 
 _SERVICE_NAME: Final = "service.name"
@@ -41,28 +39,32 @@ def shared(resource: Resource) -> SharedResource:
     return SharedResource(resource.attributes, resource.schema_url)
 
 
-def current_resource(*, with_instance: bool = False) -> Resource:
-    """Give the resource of the host's tracer provider, else our own, as the environment says now.
+def host_provider() -> TracerProvider | None:
+    """Give the SDK's tracer provider that the program has set up; None where it has none, or none of the SDK's."""
+    provider = trace.get_tracer_provider()
+    return provider if isinstance(provider, TracerProvider) else None
+
+
+def current_resource(
+    host: TracerProvider | None, environ: Mapping[str, str], *, with_instance: bool = False
+) -> Resource:
+    """Give the resource of the host's tracer provider, else our own, as the environment says.
 
     Args:
+        host: What `host_provider` gave.
         with_instance: Leave in the random `service.instance.id` of this process that newer SDKs add: cumulative metrics
             need one to be told apart. On a span it would only make each process look like another service.
     """
-    host = trace.get_tracer_provider()
-    if isinstance(host, TracerProvider):
+    if host is not None:
         with contextlib.suppress(Exception):  # foreign code: what a vendor derives from the SDK's may raise anything
             return host.resource
-    return own_resource(with_instance=with_instance)
-
-
-def own_resource(*, with_instance: bool = False) -> Resource:
-    """Give our own resource: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` over our defaults."""
     # The process's id is in the key because a forked child is another instance.
-    return _made(tuple(map(environment().get, _VARIABLES)), os.getpid() if with_instance else None)
+    return _own(tuple(map(environ.get, _VARIABLES)), os.getpid() if with_instance else None)
 
 
 @functools.lru_cache(maxsize=8)
-def _made(environment: tuple[str | None, ...], process: int | None) -> Resource:
+def _own(environment: tuple[str | None, ...], process: int | None) -> Resource:
+    """Give our own resource: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` over our defaults."""
     found = Resource.create()
     attributes: dict[str, Any] = dict(found.attributes)
     if str(attributes.get(_SERVICE_NAME, "")).startswith("unknown_service"):  # the SDK's own default

@@ -18,7 +18,7 @@ from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from configurable_agents import semconv
@@ -61,23 +61,22 @@ class SpanKeeper(Protocol):
         """Take a span that has ended."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # nobody changes one; making a frozen one takes three times as long, and each run makes one
 class RunTrace:
     """What the spans of one run have in common."""
 
-    context: SpanContext
-    """Of the run's own span. What is shipped of a run is decided once, at this span, and told in the flags."""
     keeper: SpanKeeper
     trace_id: str
     """32 lower-case hex digits."""
     flags: int
-    state: str | None
-    """W3C tracestate, as its header says it; None if there is none."""
+    """What is shipped of a run is decided once, at its own span, and told here."""
+    state: TraceState | None
+    header: str | None
+    """The same as the header says it; None if there is none."""
 
     def context_of(self, span_id: str) -> SpanContext:
         """Give what identifies a span of the run, by its 16 hex digits."""
-        root = self.context
-        return SpanContext(root.trace_id, int(span_id, 16), False, root.trace_flags, root.trace_state)
+        return SpanContext(int(self.trace_id, 16), int(span_id, 16), False, TraceFlags(self.flags), self.state)
 
 
 class RunSpan(RecordedSpan, ReadableSpan):
@@ -177,8 +176,8 @@ class RunSpan(RecordedSpan, ReadableSpan):
             "start_time_unix_nano": now,
             "trace_flags": trace.flags,
         }
-        if trace.state is not None:
-            fields["trace_state"] = trace.state
+        if trace.header is not None:
+            fields["trace_state"] = trace.header
         if kind is not SpanKind.INTERNAL:
             fields["kind"] = kind.name
         span = RunSpan(trace, self, attributes if trusted else plain(attributes), fields)

@@ -7,16 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import Sampler
 
 from configurable_agents.observability.content import ship_rules
 from configurable_agents.observability.destinations import Destination
 from configurable_agents.observability.exporter import StoreSpanExporter
 from configurable_agents.observability.host import host_route
 from configurable_agents.observability.metrics import metrics_route
-from configurable_agents.observability.resource import current_resource, shared
-from configurable_agents.observability.sampling import sdk_disabled
+from configurable_agents.observability.resource import current_resource, host_provider, resource_text, shared
+from configurable_agents.observability.sampling import sampler_of
 from configurable_agents.observability.shipping import SHIPPERS, ShippingRoute
 from configurable_agents.observability.spans import SpanRoute
 from configurable_agents.storage.records import RunId
@@ -33,10 +32,14 @@ class Loads(Protocol):
         """Be called when that is done; True if there is nothing to wait for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # nobody changes one; making a frozen one takes three times as long, and each run makes one
 class Telemetry:
     """Where one run's spans go, beside the store and the run's observers."""
 
+    resource: str | None
+    """On whose behalf it runs, as its record says it (`resource_text`)."""
+    sampler: Sampler | None
+    """Decides whether it is shipped, where no parent says so; None where nothing is."""
     routes: Sequence[SpanRoute] = ()
     senders: Sequence[Loads] = ()
 
@@ -68,18 +71,21 @@ def open_telemetry(
         store: Keeps the whole spans, and takes the marks of what was delivered.
         ship_to_host: Whether spans and metrics may go to the SDK's providers that the host has set up.
     """
-    if sdk_disabled(environ):
-        return Telemetry()
+    host = host_provider()
+    resource, sampler = current_resource(host, environ), sampler_of(host, environ)
+    said = resource_text(resource)
+    if sampler is None:
+        return Telemetry(said, None)
     routes: list[SpanRoute] = []
     shippers = [SHIPPERS.of(destination, store) for destination in destinations]
     if shippers:
         rules = ship_rules(environ)
-        routes.append(ShippingRoute(shippers, rules, shared(current_resource()), run_id=run_id, store=store))
-    elif ship_to_host and isinstance(trace.get_tracer_provider(), TracerProvider):
-        host = host_route(ship_rules(environ), kept=store is not None)
-        if host is not None:
-            routes.append(host)
+        routes.append(ShippingRoute(shippers, rules, shared(resource), run_id=run_id, store=store))
+    elif ship_to_host and host is not None:
+        route = host_route(host, ship_rules(environ), kept=store is not None)
+        if route is not None:
+            routes.append(route)
     metrics = metrics_route(environ, ship_to_host=ship_to_host)
     if metrics is None:
-        return Telemetry(routes, shippers)
-    return Telemetry([*routes, metrics], [*shippers, *metrics.senders])
+        return Telemetry(said, sampler, routes, shippers)
+    return Telemetry(said, sampler, [*routes, metrics], [*shippers, *metrics.senders])

@@ -38,16 +38,16 @@ def open_models(
     Raises:
         ModelSetupError: A model cannot be made, or a choice is for no node.
     """
-    known = {node.id for node in workflow.model_nodes}
-    strangers = sorted(set(choices) - known - {DEFAULT})
+    known = workflow.model_nodes
+    strangers = choices.keys() - known.keys() - {DEFAULT}
     if strangers:
         raise ModelSetupError(
-            f"models= names {', '.join(map(repr, strangers))}, but the nodes that ask a model are "
+            f"models= names {', '.join(map(repr, sorted(strangers)))}, but the nodes that ask a model are "
             f"{', '.join(sorted(known)) or 'none'}; {DEFAULT!r} stands for all of them"
         )
     opened: dict[str, ChatModel] = {}
     models: dict[str, ChatModel] = {}
-    for node in workflow.model_nodes:
+    for node in known.values():
         llm = merge_llm(config.llm, node.llm)
         choice = choices.get(node.id, choices.get(DEFAULT))
         if choice is not None and not isinstance(choice, str | LLMConfig):
@@ -64,8 +64,9 @@ def open_models(
 
 def key_values(workflow: Workflow, config: RuntimeConfig, environ: Mapping[str, str]) -> frozenset[str]:
     """Give the keys that the models of a workflow may have been given, so that they can be hidden in what is kept."""
-    named = {llm.api_key_env for llm in (config.llm, *(node.llm for node in workflow.model_nodes)) if llm}
-    return frozenset(environ[name] for name in {*named, *KEY_VARIABLES} if name and environ.get(name))
+    llms = (config.llm, *(node.llm for node in workflow.model_nodes.values()))
+    named = [llm.api_key_env for llm in llms if llm is not None and llm.api_key_env is not None]
+    return frozenset([environ[name] for name in (*KEY_VARIABLES, *named) if name in environ])
 
 
 def _opened(node_id: str, llm: LLMConfig, *, environ: Mapping[str, str], trust: bool) -> ChatModel:

@@ -9,7 +9,6 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import orjson
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -21,14 +20,13 @@ from configurable_agents.core.encoding import encode
 from configurable_agents.core.functions import FunctionPool, Functions
 from configurable_agents.core.node_executor import NodeExecutor
 from configurable_agents.core.secrets import masker
-from configurable_agents.core.spans import Recorder, describe, end_span, record_failure
+from configurable_agents.core.spans import COMPLETED, Recorder, describe, end_span, record_failure
 from configurable_agents.core.waiting import Interruption, in_a_loop, within
 from configurable_agents.errors import NodeExecutionError, RunTimeoutError, WorkflowExecutionError
 from configurable_agents.llm.base import ChatModel
 from configurable_agents.observability.destinations import Destination
 from configurable_agents.observability.exporter import StoreSpanExporter
 from configurable_agents.observability.ids import IDS
-from configurable_agents.observability.resource import current_resource, resource_text
 from configurable_agents.observability.route import RunRoute
 from configurable_agents.observability.telemetry import open_telemetry
 from configurable_agents.observability.tracing import start_run
@@ -36,7 +34,6 @@ from configurable_agents.runtime.engine import CANCEL_SECONDS, Engine, Final, Ru
 from configurable_agents.runtime.result import RunObserver, RunResult
 from configurable_agents.runtime.stores import OpenStore, StoreChoice, open_store
 from configurable_agents.runtime.workflow import Workflow
-from configurable_agents.semconv import Operation, Status
 from configurable_agents.spans import RecordedSpan
 from configurable_agents.storage.records import RunId
 
@@ -103,8 +100,8 @@ class _Run:
 
     async def run(self, *, inline: Interruption | None) -> RunResult:
         """Run to the end, whatever that is, and leave a finished span behind."""
-        name = f"invoke_workflow {self._workflow.name}"
-        span = start_run(self._route, name, self._ready.parent, self._attributes())
+        sampler = self._telemetry.sampler
+        span = start_run(self._route, self._workflow.span_name, self._ready.parent, self._attributes(), sampler)
         recorder = self._recorder(span)
         executor = self._executor(recorder)
         token = otel_context.attach(recorder.context)
@@ -112,7 +109,7 @@ class _Run:
         outcome: Final | RunError
         try:
             outcome = final = await self._drive(executor, inline)
-            end = {semconv.STATUS: Status.COMPLETED.value, semconv.READS_FROM: final.heads}
+            end = {semconv.STATUS: COMPLETED, semconv.READS_FROM: final.heads}
         except RunError as failure:
             outcome = failure
             captures = self._captures and (failure.visit is None or failure.visit.node.captures)
@@ -155,11 +152,9 @@ class _Run:
 
     def _body(self, executor: NodeExecutor, inline: Interruption | None) -> Coroutine[Any, Any, Final]:
         engine = Engine(self._workflow.plan, self._workflow.nodes, executor, inline=inline)
-        given, defaults = self._ready.given, self._ready.defaults
         # In the order of the fields, whether given or not: it is the order in which people see them.
-        return engine.run(
-            {name: given[name] if name in given else defaults[name] for name in self._workflow.inputs.fields}
-        )
+        in_order = dict.fromkeys(self._workflow.inputs.fields)
+        return engine.run({**in_order, **self._ready.defaults, **self._ready.given})
 
     def _recorder(self, span: RecordedSpan) -> Recorder:
         context = trace.set_span_in_context(span, self._ready.parent)
@@ -176,22 +171,9 @@ class _Run:
         )
 
     def _attributes(self) -> dict[str, AttributeValue]:
-        flow = self._workflow.config.flow
-        attributes: dict[str, AttributeValue] = {
-            semconv.GEN_AI_OPERATION_NAME: Operation.INVOKE_WORKFLOW.value,
-            semconv.OPENINFERENCE_SPAN_KIND: semconv.CHAIN,
-            semconv.GEN_AI_WORKFLOW_NAME: flow.name,
-            semconv.RUN_ID: self._run_id,
-            semconv.CONFIG_SHA256: self._workflow.loaded.sha256,
-            semconv.CONTENT_CONFIG: self._workflow.loaded.text,
-        }
-        resource = resource_text(current_resource())
-        if resource is not None:
-            attributes[semconv.RESOURCE] = resource
-        if flow.version is not None:
-            attributes[semconv.WORKFLOW_VERSION] = flow.version
-        if self._workflow.plan.reducers:
-            attributes[semconv.STATE_REDUCERS] = orjson.dumps(dict(self._workflow.plan.reducers)).decode()
+        attributes = {**self._workflow.attributes, semconv.RUN_ID: self._run_id}
+        if self._telemetry.resource is not None:
+            attributes[semconv.RESOURCE] = self._telemetry.resource
         if self._captures:
             attributes[semconv.CONTENT_INPUTS] = self._mask(encode(self._ready.given))
             attributes[semconv.CONTENT_DEFAULTS] = self._mask(encode(self._ready.defaults))
@@ -201,7 +183,7 @@ class _Run:
         end[semconv.NODE_EXECUTIONS] = executor.executions
         end[semconv.DURATION_SECONDS] = self._duration = time.perf_counter() - self._started
         end.update(executor.meter.attributes())
-        end_span(span, end)
+        end_span(span, end, trusted=semconv.ERROR_TYPE not in end)  # what an exception said may be of any kind
 
     async def _committed(self, seconds: float, *, exclusive: bool) -> None:
         """Wait until the database has what the run has left so far: for a moment, and not for a store that is away."""
@@ -260,7 +242,7 @@ class _Run:
             run_id=self._run_id,
             trace_id=trace_id,
             workflow=self._workflow.name,
-            status=Status.COMPLETED.value,
+            status=COMPLETED,
             outputs=dict(final.state),
             duration_seconds=self._duration,
             node_executions=executor.executions,

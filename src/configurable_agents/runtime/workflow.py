@@ -8,12 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import orjson
+from opentelemetry.util.types import AttributeValue
+
+from configurable_agents import semconv
 from configurable_agents.config.environment import references
 from configurable_agents.config.loader import LoadedConfig, config_from_mapping, load_config
 from configurable_agents.config.schema import FunctionNode, ModelNode, WorkflowConfig
 from configurable_agents.core.graph import Plan, compile_plan
 from configurable_agents.core.inputs import InputTypes
 from configurable_agents.core.nodes import CompiledNode, compile_nodes
+from configurable_agents.semconv import Operation
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,36 @@ class Workflow:
     nodes: Mapping[str, CompiledNode] = field(repr=False)
     inputs: InputTypes = field(repr=False)
 
-    @property
+    @cached_property
     def config(self) -> WorkflowConfig:
         """What the file says."""
         return self.loaded.config
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The workflow's name."""
         return self.config.flow.name
+
+    @cached_property
+    def span_name(self) -> str:
+        """The name of each run's span."""
+        return f"invoke_workflow {self.name}"
+
+    @cached_property
+    def attributes(self) -> Mapping[str, AttributeValue]:
+        """What each run's span has from the start."""
+        attributes: dict[str, AttributeValue] = {
+            semconv.GEN_AI_OPERATION_NAME: Operation.INVOKE_WORKFLOW.value,
+            semconv.OPENINFERENCE_SPAN_KIND: semconv.CHAIN,
+            semconv.GEN_AI_WORKFLOW_NAME: self.name,
+            semconv.CONFIG_SHA256: self.loaded.sha256,
+            semconv.CONTENT_CONFIG: self.loaded.text,
+        }
+        if self.config.flow.version is not None:
+            attributes[semconv.WORKFLOW_VERSION] = self.config.flow.version
+        if self.plan.reducers:
+            attributes[semconv.STATE_REDUCERS] = orjson.dumps(dict(self.plan.reducers)).decode()
+        return attributes
 
     @cached_property
     def function_names(self) -> frozenset[str]:
@@ -47,9 +73,9 @@ class Workflow:
         return bool(references(self.config.config))
 
     @cached_property
-    def model_nodes(self) -> tuple[ModelNode, ...]:
-        """The nodes that ask a model."""
-        return tuple(node for node in self.config.nodes if isinstance(node, ModelNode))
+    def model_nodes(self) -> Mapping[str, ModelNode]:
+        """The nodes that ask a model, by their id."""
+        return {node.id: node for node in self.config.nodes if isinstance(node, ModelNode)}
 
 
 def load_workflow(path: str | Path) -> Workflow:
