@@ -27,12 +27,10 @@ class RecordedSpan(Span):
         """
 
     @abstractmethod
-    def complete(
-        self, attributes: dict[str, AttributeValue], error: str | None = None, *, trusted: bool = False
-    ) -> None:
-        """Set the last attributes and the status, and end: nothing can be set after.
+    def complete(self, attributes: dict[str, AttributeValue], *, trusted: bool = False) -> None:
+        """Set the last attributes, and the status that they come to, and end: nothing can be set after.
 
         Args:
-            error: The status' description; None where what the span stands for went well.
+            attributes: What says how it went (`semconv.STATUS`, `semconv.ERROR_MESSAGE`) is among them: without, it failed.
             trusted: As for `begin_child`.
         """

@@ -97,7 +97,7 @@ def test_an_interrupt_while_records_are_written_takes_nothing_with_it_that_has_e
     begin("b", 2).complete({semconv.STATUS: "completed"})
     with pytest.raises(KeyboardInterrupt):
         begin("c", 3)
-    run.complete({semconv.STATUS: "cancelled"}, "")
+    run.complete({semconv.STATUS: "cancelled"})
     exporter.shutdown()
     backend.close()
     assert kept(store).said() == [("a", "completed"), ("b", "completed")]

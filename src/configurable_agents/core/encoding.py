@@ -34,11 +34,6 @@ _OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 def encode(value: Any) -> str:
     """Give the JSON text of a value; of plain JSON values the exact one."""
-    return encode_bytes(value).decode()
-
-
-def encode_bytes(value: Any) -> bytes:
-    """Give the JSON text of a value as UTF-8."""
     try:
         data = orjson.dumps(value)
         # orjson writes NaN and infinities as null: only a text with a null can hide one.
@@ -47,9 +42,9 @@ def encode_bytes(value: Any) -> bytes:
             data = orjson.dumps(_plain(value, _Budget()))
     except (TypeError, ValueError, RecursionError):
         data = _encode_odd(value)
-    if len(data) <= MAX_BYTES:
-        return data
-    return orjson.dumps({"$too_large": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}})
+    if len(data) > MAX_BYTES:
+        data = orjson.dumps({"$too_large": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}})
+    return data.decode()
 
 
 def _encode_odd(value: Any) -> bytes:

@@ -7,7 +7,7 @@ import contextvars
 import inspect
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Set
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType, NoneType
 from typing import Any, Final
@@ -23,21 +23,7 @@ _IDLE_SECONDS: Final = 5.0
 """An idle thread ends after this, so that a quiet program keeps none."""
 
 
-@dataclass(slots=True)
-class Functions:
-    """The callables of one run, each looked at once."""
-
-    calls: Mapping[str, Callable[..., Any]]
-    asynchronous: Set[str]
-    """Which of them run on the loop."""
-
-    @classmethod
-    def of(cls, calls: Mapping[str, Callable[..., Any]], names: Set[str]) -> Functions:
-        """Look at those of the callables that a run may call."""
-        return cls(calls, {name for name in names if _is_async(calls[name])})
-
-
-def _is_async(call: Callable[..., Any]) -> bool:
+def is_async(call: Callable[..., Any]) -> bool:
     """Tell whether a callable runs on the loop: an `async def` does, or an object whose `__call__` is one."""
     if type(call) is FunctionType and not call.__dict__:  # nothing marks it as what it is not, as mostly
         return bool(call.__code__.co_flags & inspect.CO_COROUTINE)
@@ -146,14 +132,8 @@ def call_inline(call: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         asyncio._set_running_loop(loop)  # noqa: SLF001
 
 
-async def call_in_pool(call: Callable[..., Any], arguments: Mapping[str, Any], *, pool: FunctionPool) -> Any:
-    """Call a plain function with keyword arguments in the pool, and give its result."""
-    result = await pool.run(lambda: call(**arguments))
-    return await awaited(result) if is_awaited(result) else result
-
-
 async def awaited(result: Awaitable[Any]) -> Any:
-    """Await what a plain function handed back, in an event loop."""
+    """Await what a function handed back, in an event loop."""
     try:
         await in_a_loop()
     except BaseException:
@@ -164,7 +144,7 @@ async def awaited(result: Awaitable[Any]) -> Any:
 
 
 def is_awaited(result: Any) -> bool:
-    """Tell whether a plain function handed back a coroutine (a lambda or partial around an async def)."""
+    """Tell whether a function handed back a coroutine, or something else that is to be awaited."""
     return type(result) not in _PLAIN and inspect.isawaitable(result)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from configurable_agents.config.outputs import state_type
@@ -35,23 +36,26 @@ class InputTypes:
         """
         problems = [self._unknown(name) for name in inputs if name not in self.fields]
         given: dict[str, Any] = {}
-        defaults: dict[str, Any] = {}
-        for name, spec in self.fields.items():
+        for name in self.fields:
             if name in inputs:
                 try:
                     given[name] = self.types[name].validate(inputs[name])
                 except ValueError as error:
                     problems.append(f"input {name!r}: {error}")
-            elif spec.required:
+            elif name not in self._defaults:
                 problems.append(f"input {name!r} is missing; it is {self._described(name)}")
-            else:
-                defaults[name] = self._default(name, spec)
         if problems:
             raise InputError(problems)
-        return given, defaults
+        return given, {name: copy_plain(value) for name, value in self._defaults.items() if name not in given}
 
-    def _default(self, name: str, spec: StateField) -> Any:
-        return None if spec.default is None else copy_plain(self.types[name].validate(spec.default))
+    @cached_property
+    def _defaults(self) -> Mapping[str, Any]:
+        """Of each field that no input is needed for: its value without one."""
+        return {
+            name: None if spec.default is None else self.types[name].validate(spec.default)
+            for name, spec in self.fields.items()
+            if not spec.required
+        }
 
     def _described(self, name: str) -> str:
         description = self.fields[name].description

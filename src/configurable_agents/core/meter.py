@@ -20,7 +20,8 @@ class Meter:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
-    priced_cost: Decimal = Decimal(0)
+    priced_cost: Decimal | int = 0
+    """0 until something costs: of most runs nothing does, and a Decimal takes long to become a float."""
     unpriced_calls: int = 0
 
     def count(self, usage: Usage | None, cost: Cost | None) -> None:

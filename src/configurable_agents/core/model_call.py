@@ -17,7 +17,7 @@ from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
 from configurable_agents.core.meter import Meter
-from configurable_agents.core.spans import Recorder, end_span, error_type, record_failure
+from configurable_agents.core.spans import Recorder, error_type, record_failure
 from configurable_agents.llm.base import ChatModel, Cost, Message, ModelInfo, Reply, Usage
 from configurable_agents.semconv import Operation, Status
 
@@ -68,7 +68,7 @@ class ModelCaller:
         finally:
             otel_context.detach(token)
             end[semconv.DURATION_SECONDS] = time.perf_counter() - started
-            end_span(span, end)
+            span.complete(end)
         return reply
 
     async def _try(self, messages: Sequence[Message], schema: Mapping[str, Any] | None) -> tuple[Reply, int]:

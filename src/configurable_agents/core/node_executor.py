@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,20 +16,12 @@ from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
 from configurable_agents.core.encoding import encode
-from configurable_agents.core.functions import (
-    FunctionPool,
-    Functions,
-    awaited,
-    call_in_pool,
-    call_inline,
-    is_awaited,
-    named_outputs,
-)
+from configurable_agents.core.functions import FunctionPool, awaited, call_inline, is_async, is_awaited, named_outputs
 from configurable_agents.core.graph import Decision, Plan, Token, settle_maps
 from configurable_agents.core.meter import Meter
 from configurable_agents.core.model_call import ModelCaller, ProviderError
 from configurable_agents.core.nodes import CompiledNode, Item, collected
-from configurable_agents.core.spans import COMPLETED, Recorder, end_span, error_type, record_failure
+from configurable_agents.core.spans import COMPLETED, Recorder, error_type, record_failure
 from configurable_agents.core.templates import Scope, render
 from configurable_agents.core.waiting import in_a_loop, within
 from configurable_agents.deltas import apply
@@ -97,22 +90,24 @@ class NodeExecutor:
         plan: Plan,
         recorder: Recorder,
         *,
-        functions: Functions,
+        functions: Mapping[str, Callable[..., Any]],
         models: Mapping[str, ChatModel],
-        pool: FunctionPool,
         capture_content: bool = True,
     ) -> None:
         self._plan = plan
         self._recorder = recorder
         self._functions = functions
         self._models = models
-        self._pool = pool
         self._capture_content = capture_content
         self._open: dict[int, Visit] = {}
         self.meter = Meter()
         """Totals of the run so far."""
         self.executions = 0
         """Node executions that have ended."""
+
+    @functools.cached_property
+    def _pool(self) -> FunctionPool:
+        return FunctionPool(self._plan.config.config.execution.max_concurrency)
 
     async def execute(self, visit: Visit) -> None:
         """Execute the node; every exception, of whatever kind, is the visit's `error` then."""
@@ -165,7 +160,7 @@ class NodeExecutor:
         if visit.asked is not None:
             end.update(self._counted(visit.asked))
         # What a provider or an exception said may be of any kind.
-        end_span(visit.span, end, trusted=visit.asked is None and visit.error is None)
+        visit.span.complete(end, trusted=visit.asked is None and visit.error is None)
 
     def _counted(self, asked: _Asked) -> dict[str, AttributeValue]:
         self.meter.include(asked.meter)
@@ -250,14 +245,15 @@ class NodeExecutor:
     async def _call(self, visit: Visit) -> dict[str, Any]:
         node = visit.node
         inputs = self._inputs(visit)
-        call, is_async = self._functions.calls[node.function], node.function in self._functions.asynchronous
-        if visit.alone and not is_async and node.timeout is None:
+        call = self._functions[node.function]
+        on_loop = is_async(call)
+        if visit.alone and not on_loop and node.timeout is None:
             result = call_inline(call, inputs)
-            if is_awaited(result):
-                result = await awaited(result)
         else:
             await in_a_loop()
-            result = await (call(**inputs) if is_async else call_in_pool(call, inputs, pool=self._pool))
+            result = call(**inputs) if on_loop else await self._pool.run(lambda: call(**inputs))
+        if is_awaited(result):
+            result = await awaited(result)
         return node.checked(named_outputs(result, node.output_names))
 
     async def _ask(self, visit: Visit) -> dict[str, Any]:

@@ -49,13 +49,6 @@ class Recorder:
         return replace(self, parent=span, context=trace.set_span_in_context(span, self.context))
 
 
-def end_span(span: RecordedSpan, attributes: dict[str, AttributeValue], *, trusted: bool = False) -> None:
-    """Set what is known at the end, then end (`trusted`: see `RecordedSpan`)."""
-    # Always with a status: a span left by CancelledError, KeyboardInterrupt or SystemExit would look like success.
-    is_well = attributes.get(semconv.STATUS) == COMPLETED
-    span.complete(attributes, None if is_well else str(attributes.get(semconv.ERROR_MESSAGE, "")), trusted=trusted)
-
-
 def status_of(error: BaseException) -> Status:
     """Say what an exception makes of a node or run (docs/workflow-language.md, "Failure")."""
     return Status.CANCELLED if isinstance(error, asyncio.CancelledError | KeyboardInterrupt) else Status.FAILED

@@ -38,6 +38,7 @@ _GIVEN_ONCE: Final = frozenset(
 )
 """What a span is does not change after its start: a node whose code calls its span a model call is a node still."""
 _UNSET, _OK, _ERROR = StatusCode.UNSET.name, StatusCode.OK.name, StatusCode.ERROR.name
+_COMPLETED: Final = semconv.Status.COMPLETED.value
 _SETTABLE: Final = (StatusCode.OK, StatusCode.ERROR)
 
 
@@ -184,19 +185,20 @@ class RunSpan(RecordedSpan, ReadableSpan):
         trace.keeper.on_start(span)
         return span
 
-    def complete(
-        self, attributes: dict[str, AttributeValue], error: str | None = None, *, trusted: bool = False
-    ) -> None:
+    def complete(self, attributes: dict[str, AttributeValue], *, trusted: bool = False) -> None:
         """Set the last attributes and the status, and end (see the base class)."""
         if self._is_over("the end"):
             return
         self._attributes.update(attributes if trusted else plain(attributes))
         fields = self.fields
-        fields["status_code"] = _OK if error is None else _ERROR
-        if error:
-            fields["status_message"] = error
-        elif "status_message" in fields:
-            del fields["status_message"]  # of an error that a node's code spoke of, and that was none
+        fields.pop("status_message", None)  # of an error that a node's code spoke of
+        # Always a status: a span left by CancelledError, KeyboardInterrupt or SystemExit would look like success.
+        if attributes.get(semconv.STATUS) == _COMPLETED:
+            fields["status_code"] = _OK
+        else:
+            fields["status_code"] = _ERROR
+            if message := str(attributes.get(semconv.ERROR_MESSAGE, "")):
+                fields["status_message"] = message
         fields["end_time_unix_nano"] = time.time_ns()
         self._trace.keeper.on_end(self)
 

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from configurable_agents.config.schema import END, START, Parallel
@@ -70,13 +71,16 @@ class Engine:
         self._inline = inline
         self._limits = plan.config.config.execution
         self._most_visits = self._limits.max_node_executions
-        self._slots = asyncio.Semaphore(self._limits.max_concurrency)
         self._seq = 0
         self._waiting: list[Token] = []
         self._running: dict[asyncio.Task[list[Token]], Arrival] = {}
         self._ended: list[Token] = []
         self._deltas: dict[int, Delta] = {}
         """What was written since the outermost fork that is open; empty while the run is one token."""
+
+    @cached_property
+    def _slots(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(self._limits.max_concurrency)  # made when something runs beside something else
 
     async def run(self, state: Mapping[str, Any]) -> Final:
         """Run to the end.
@@ -133,11 +137,17 @@ class Engine:
         return await self._execute(self._merged(arrival))
 
     async def _execute(self, token: Token, *, alone: bool = False) -> list[Token]:
+        """Execute the node that a token stands on, and move the token on."""
         if token.items is not None:
             return await self._map(token, token.items)
         visit = self._visit(token, None, alone and self._inline is not None)
         await (self._executor.execute(visit) if alone else self._in_turn(visit))
-        return self._leave(visit)
+        if visit.error is not None:
+            raise RunError(visit.error, visit)
+        if visit.decision is None:
+            raise RunError(visit.edge_error or LookupError(f"node {visit.node.id!r} has no way on"))
+        self._note(visit)
+        return move(self._plan, token, visit.decision, state=visit.after, heads=(visit.seq,))
 
     async def _in_turn(self, visit: Visit) -> None:
         """Execute a visit when there is a slot for it; its latency begins then."""
@@ -161,15 +171,6 @@ class Engine:
             )
         self._seq += 1
         return Visit(self._nodes[token.at], self._seq, token, item, alone)
-
-    def _leave(self, visit: Visit) -> list[Token]:
-        """Move the token on after its node, or fail the run."""
-        if visit.error is not None:
-            raise RunError(visit.error, visit)
-        if visit.decision is None:
-            raise RunError(visit.edge_error or LookupError(f"node {visit.node.id!r} has no way on"))
-        self._note(visit)
-        return move(self._plan, visit.token, visit.decision, state=visit.after, heads=(visit.seq,))
 
     def _note(self, visit: Visit) -> None:
         if self._running or self._waiting or self._ended:
@@ -270,9 +271,9 @@ class Engine:
         return fork
 
     def _result(self) -> Final:
-        tokens = merge_order(self._ended)
-        state, heads = self._fold(tokens) if len(tokens) > 1 else (tokens[0].state, tokens[0].heads)
-        return Final(state, heads)
+        if len(self._ended) == 1:
+            return Final(self._ended[0].state, self._ended[0].heads)
+        return Final(*self._fold(merge_order(self._ended)))
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:

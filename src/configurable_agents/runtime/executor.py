@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from configurable_agents.config.environment import Filled, fill_environment
 from configurable_agents.config.reach import host_of, refuse_untrusted
 from configurable_agents.config.schema import WorkflowConfig
-from configurable_agents.core.functions import Functions
 from configurable_agents.environ import environment
 from configurable_agents.errors import ConfigError, InputError
 from configurable_agents.observability.destinations import destinations
@@ -183,9 +182,9 @@ def _filled(workflow: Workflow, environ: Mapping[str, str]) -> Filled:
     return fill_environment(config, environ) if workflow.names_variables else Filled(config, frozenset())
 
 
-def _functions(workflow: Workflow, offered: Mapping[str, Callable[..., Any]]) -> Functions:
-    missing = sorted(workflow.function_names - offered.keys())
+def _functions(workflow: Workflow, offered: Mapping[str, Callable[..., Any]]) -> Mapping[str, Callable[..., Any]]:
+    missing = workflow.function_names - offered.keys()
     if missing:
         have = ", ".join(map(repr, sorted(offered))) or "none"
-        raise InputError([f"function {name!r} is not registered; functions= has {have}" for name in missing])
-    return Functions.of(dict(offered), workflow.function_names)
+        raise InputError([f"function {name!r} is not registered; functions= has {have}" for name in sorted(missing)])
+    return dict(offered)

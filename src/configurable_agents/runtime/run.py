@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,10 +17,9 @@ from opentelemetry.util.types import AttributeValue
 from configurable_agents import semconv
 from configurable_agents.config.schema import RuntimeConfig
 from configurable_agents.core.encoding import encode
-from configurable_agents.core.functions import FunctionPool, Functions
 from configurable_agents.core.node_executor import NodeExecutor
 from configurable_agents.core.secrets import masker
-from configurable_agents.core.spans import COMPLETED, Recorder, describe, end_span, record_failure
+from configurable_agents.core.spans import COMPLETED, Recorder, describe, record_failure
 from configurable_agents.core.waiting import Interruption, in_a_loop, within
 from configurable_agents.errors import NodeExecutionError, RunTimeoutError, WorkflowExecutionError
 from configurable_agents.llm.base import ChatModel
@@ -49,7 +48,7 @@ class Ready:
     config: RuntimeConfig
     given: Mapping[str, Any]
     defaults: Mapping[str, Any]
-    functions: Functions
+    functions: Mapping[str, Callable[..., Any]]
     models: Mapping[str, ChatModel]
     secrets: frozenset[str]
     store: StoreChoice
@@ -166,7 +165,6 @@ class _Run:
             recorder,
             functions=self._ready.functions,
             models=self._ready.models,
-            pool=FunctionPool(self._ready.config.execution.max_concurrency),
             capture_content=self._captures,
         )
 
@@ -183,7 +181,7 @@ class _Run:
         end[semconv.NODE_EXECUTIONS] = executor.executions
         end[semconv.DURATION_SECONDS] = self._duration = time.perf_counter() - self._started
         end.update(executor.meter.attributes())
-        end_span(span, end, trusted=semconv.ERROR_TYPE not in end)  # what an exception said may be of any kind
+        span.complete(end, trusted=semconv.ERROR_TYPE not in end)  # what an exception said may be of any kind
 
     async def _committed(self, seconds: float, *, exclusive: bool) -> None:
         """Wait until the database has what the run has left so far: for a moment, and not for a store that is away."""

@@ -116,11 +116,12 @@ def open_store(choice: StoreChoice, config: StorageConfig | None, environ: Mappi
     Raises:
         StorageError: It cannot be opened or written and the file says `required: true`.
     """
-    if isinstance(choice, StorageBackend):
-        return _STORES.of(choice)
-    if choice is False or (not isinstance(choice, str | Path) and config is not None and not config.enabled):
-        return None
     explicit = choice if isinstance(choice, str | Path) else None
+    if explicit is None:
+        if isinstance(choice, StorageBackend):
+            return _STORES.of(choice)
+        if choice is False or (config is not None and not config.enabled):
+            return None
     required = config is not None and config.required
     try:
         place = locate(store_target(explicit, environ, config))
