@@ -281,6 +281,24 @@ def test_what_the_hosts_sampler_says_of_a_root_reaches_its_backend(store: Path) 
         assert (host.ours[0].attributes or {})["gen_ai.operation.name"] == "invoke_workflow"
 
 
+class Careless(Sampler):
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        args[4].clear()
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, {"sample.rate": 4})
+
+    def get_description(self) -> str:
+        return "careless"
+
+
+def test_a_sampler_that_changes_what_it_is_given_takes_nothing_from_a_run(store: Path) -> None:
+    """It is foreign code, and what a run is stands in these attributes."""
+    with global_host(Host(sampler=Careless())) as host:
+        result = run(store)
+        assert (host.ours[0].attributes or {})["sample.rate"] == 4
+    stored = kept(store, result.run_id)
+    assert (stored.run.workflow_name, stored.run.status) == (result.workflow, "completed")
+
+
 def test_a_provider_that_is_not_the_sdks_is_left_alone(store: Path) -> None:
     """It could take no span that it did not make."""
 

@@ -30,9 +30,10 @@ class TimeOrderedIdGenerator:
         self._random = random.Random()  # noqa: S311 - an id is to be unique, and is no secret
         self._counter = itertools.count(self._random.getrandbits(_LOW_BITS))
 
-    def generate_span_id(self, now: int) -> int:
-        """Give 64 bits, never 0, for a span that starts now, in Unix nanoseconds."""
-        return (now // 1_000_000 << _LOW_BITS | next(self._counter) & _LOW_MASK) & 0xFFFF_FFFF_FFFF_FFFF
+    def generate_span_id(self, now: int) -> str:
+        """Give 16 hex digits, never all 0, for a span that starts now, in Unix nanoseconds."""
+        value = now // 1_000_000 << _LOW_BITS | next(self._counter) & _LOW_MASK
+        return f"{value & 0xFFFF_FFFF_FFFF_FFFF:016x}"
 
     def generate_trace_id(self) -> int:
         """Give 128 random bits, never 0."""
