@@ -17,7 +17,7 @@ import configurable_agents
 from _documents import Snippet, anchors, links, name_of, pages, snippets
 from _source import PACKAGE, ROOT, SOURCE, Import, all_imports, imports_of, is_in, layers_importing, names_used
 
-LEAVES = {"errors", "semconv", "deltas", "environ", "spans", "_version"}
+LEAVES = {"errors", "semconv", "deltas", "environ", "once", "spans", "_version"}
 """Modules at the root that anybody may use, and that use at most each other."""
 
 MAY_USE: dict[str, set[str]] = {

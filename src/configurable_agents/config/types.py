@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,29 +18,9 @@ from configurable_agents.config.shapes import (
     is_appendable,
     parse_shape,
 )
+from configurable_agents.once import Once
 
 __all__ = ["ANY_TYPE", "TypeSyntaxError", "ValueType", "parse_type"]
-
-_T = TypeVar("_T")
-
-
-class _Kept(Generic[_T]):
-    """A property that is computed once.
-
-    Not `functools.cached_property`: up to Python 3.11 that holds one lock for all instances while it computes, and in a
-    child that is forked meanwhile nobody would ever let go of it.
-    """
-
-    def __init__(self, compute: Callable[[Any], _T]) -> None:
-        self._compute = compute
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Any, owner: type | None = None) -> _T:
-        value: _T = self._compute(instance)
-        instance.__dict__[self._name] = value  # found first, from now on
-        return value
 
 
 @dataclass(frozen=True)
@@ -114,13 +94,13 @@ class ValueType:
         shape = self.shape.element if self.shape.kind == "append" and self.shape.element else self.shape
         return ValueType(shape.element or ANY) if shape.kind == "list" else None
 
-    @_Kept
+    @Once
     def _adapter(self) -> TypeAdapter[Any]:
         shape = self.shape.element if self.shape.kind == "append" and self.shape.element else self.shape
         shape = replace(shape, nullable=False)  # null has been looked at already
         return _common_adapter(shape.text) if _is_bare(shape) else TypeAdapter(annotation_of(shape))
 
-    @_Kept
+    @Once
     def _element(self) -> ValueType | None:
         """Of a field that appends: the type that one element alone is checked against."""
         return self.element if self.shape.kind == "append" and is_appendable(self.shape) else None

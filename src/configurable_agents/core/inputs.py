@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from configurable_agents.config.outputs import state_type
@@ -13,6 +12,7 @@ from configurable_agents.config.schema import StateField, WorkflowConfig
 from configurable_agents.config.types import ValueType
 from configurable_agents.core.encoding import copy_plain
 from configurable_agents.errors import InputError
+from configurable_agents.once import Once
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class InputTypes:
             raise InputError(problems)
         return given, {name: copy_plain(value) for name, value in self._defaults.items() if name not in given}
 
-    @cached_property
+    @Once
     def _defaults(self) -> Mapping[str, Any]:
         """Of each field that no input is needed for: its value without one."""
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -27,6 +26,7 @@ from configurable_agents.core.waiting import in_a_loop, within
 from configurable_agents.deltas import apply
 from configurable_agents.errors import ModelAnswerError, NodeTimeoutError, OutputError
 from configurable_agents.llm.base import ChatModel, Message
+from configurable_agents.once import Once
 from configurable_agents.spans import RecordedSpan
 
 MAX_ANSWERS: Final = 3
@@ -105,7 +105,7 @@ class NodeExecutor:
         self.executions = 0
         """Node executions that have ended."""
 
-    @functools.cached_property
+    @Once
     def _pool(self) -> FunctionPool:
         return FunctionPool(self._plan.config.config.execution.max_concurrency)
 

@@ -9,7 +9,6 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from configurable_agents.config.schema import END, START, Parallel
@@ -30,6 +29,7 @@ from configurable_agents.core.nodes import CompiledNode, Item
 from configurable_agents.core.waiting import Interruption, cancel_all, in_a_loop
 from configurable_agents.deltas import Delta, fold_state
 from configurable_agents.errors import ExecutionLimitError
+from configurable_agents.once import Once
 
 CANCEL_SECONDS = 0.25
 """How long cancelled nodes may clean up; a little more than a node's own time-out gives its body."""
@@ -78,7 +78,7 @@ class Engine:
         self._deltas: dict[int, Delta] = {}
         """What was written since the outermost fork that is open; empty while the run is one token."""
 
-    @cached_property
+    @Once
     def _slots(self) -> asyncio.Semaphore:
         return asyncio.Semaphore(self._limits.max_concurrency)  # made when something runs beside something else
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from configurable_agents.config.schema import FunctionNode, ModelNode, WorkflowC
 from configurable_agents.core.graph import Plan, compile_plan
 from configurable_agents.core.inputs import InputTypes
 from configurable_agents.core.nodes import CompiledNode, compile_nodes
+from configurable_agents.once import Once
 from configurable_agents.semconv import Operation
 
 
@@ -31,22 +31,22 @@ class Workflow:
     nodes: Mapping[str, CompiledNode] = field(repr=False)
     inputs: InputTypes = field(repr=False)
 
-    @cached_property
+    @Once
     def config(self) -> WorkflowConfig:
         """What the file says."""
         return self.loaded.config
 
-    @cached_property
+    @Once
     def name(self) -> str:
         """The workflow's name."""
         return self.config.flow.name
 
-    @cached_property
+    @Once
     def span_name(self) -> str:
         """The name of each run's span."""
         return f"invoke_workflow {self.name}"
 
-    @cached_property
+    @Once
     def attributes(self) -> Mapping[str, AttributeValue]:
         """What each run's span has from the start."""
         attributes: dict[str, AttributeValue] = {
@@ -62,17 +62,17 @@ class Workflow:
             attributes[semconv.STATE_REDUCERS] = orjson.dumps(dict(self.plan.reducers)).decode()
         return attributes
 
-    @cached_property
+    @Once
     def function_names(self) -> frozenset[str]:
         """The functions that its nodes call."""
         return frozenset(node.function for node in self.config.nodes if isinstance(node, FunctionNode))
 
-    @cached_property
+    @Once
     def names_variables(self) -> bool:
         """Whether `${env:…}` in `config` is to be filled in for each run."""
         return bool(references(self.config.config))
 
-    @cached_property
+    @Once
     def model_nodes(self) -> Mapping[str, ModelNode]:
         """The nodes that ask a model, by their id."""
         return {node.id: node for node in self.config.nodes if isinstance(node, ModelNode)}
