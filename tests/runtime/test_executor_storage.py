@@ -141,6 +141,13 @@ def test_a_locked_store_changes_nothing_but_degraded_and_one_warning(
     assert seconds < 0.2 + 0.3, "at most 200 ms at the end, and some room"
 
 
+def test_a_store_that_the_call_names_is_missed_also_where_the_file_wants_none(store: Path) -> None:
+    """Who names one wants to know whether it has the run."""
+    assert not run_workflow(doubling(enabled=False), {"x": 1}, functions=DOUBLE, store=store).degraded
+    with locked(store):
+        assert run_workflow(doubling(enabled=False), {"x": 2}, functions=DOUBLE, store=store).degraded
+
+
 def test_records_arrive_when_a_locked_store_is_free_again(store: Path) -> None:
     run_workflow(doubling(), {"x": 1}, functions=DOUBLE, store=store)
     with locked(store):

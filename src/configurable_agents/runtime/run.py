@@ -233,9 +233,8 @@ class _Run:
 
     def _result(self, trace_id: str, executor: NodeExecutor, final: Final) -> RunResult:
         meter, store = executor.meter, self._store
-        wanted = self._ready.store is not False and (
-            self._ready.config.storage is None or self._ready.config.storage.enabled
-        )
+        storage = self._ready.config.storage
+        wanted = self._ready.store is not False and (storage is None or storage.enabled)
         return RunResult(
             run_id=self._run_id,
             trace_id=trace_id,
@@ -252,5 +251,5 @@ class _Run:
             priced_cost_usd=float(meter.priced_cost),
             unpriced_calls=meter.unpriced_calls,
             store=store.location if store else None,
-            degraded=wanted and (store is None or store.exporter.lacks(self._run_id)),
+            degraded=store.exporter.lacks(self._run_id) if store else wanted,
         )
