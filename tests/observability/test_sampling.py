@@ -73,6 +73,14 @@ def test_without_a_parent_and_a_host_everything_would_be_shipped(store: Path, mo
     assert flags(run_small(store)) == {1}
 
 
+def test_a_provider_that_the_environment_names_in_vain_stops_no_run(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API raises whenever anybody asks for it, and may be asked for the first time by us."""
+    monkeypatch.setenv("OTEL_PYTHON_TRACER_PROVIDER", "nobodys")
+    assert flags(run_small(store)) == {1}
+
+
 @pytest.fixture
 def host() -> Iterator[tuple[TracerProvider, InMemorySpanExporter]]:
     """A provider of the host's own, not the global one; its spans nest with ours all the same."""

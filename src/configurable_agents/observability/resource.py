@@ -41,7 +41,10 @@ def shared(resource: Resource) -> SharedResource:
 
 def host_provider() -> TracerProvider | None:
     """Give the SDK's tracer provider that the program has set up; None where it has none, or none of the SDK's."""
-    provider = trace.get_tracer_provider()
+    try:
+        provider = trace.get_tracer_provider()
+    except Exception:  # noqa: BLE001 - `OTEL_PYTHON_TRACER_PROVIDER` names none that can be loaded; the API has logged it
+        return None
     return provider if isinstance(provider, TracerProvider) else None
 
 
