@@ -67,15 +67,17 @@ class RunTrace:
     """What the spans of one run have in common."""
 
     keeper: SpanKeeper
-    fields: Mapping[str, Any]
-    """What the record of each has: `trace_id`, `trace_flags`, and `trace_state` if there is one. What is shipped of a run
-    is decided once, at its own span, and told in the flags."""
+    trace_id: str
+    """32 lower-case hex digits."""
+    flags: int
+    """What is shipped of a run is decided once, at its own span, and told here."""
     state: TraceState | None
+    header: str | None
+    """The same as the header says it; None if there is none."""
 
     def context_of(self, span_id: str) -> SpanContext:
         """Give what identifies a span of the run, by its 16 hex digits."""
-        flags = TraceFlags(self.fields["trace_flags"])
-        return SpanContext(int(self.fields["trace_id"], 16), int(span_id, 16), False, flags, self.state)
+        return SpanContext(int(self.trace_id, 16), int(span_id, 16), False, TraceFlags(self.flags), self.state)
 
 
 class RunSpan(RecordedSpan, ReadableSpan):
@@ -144,7 +146,7 @@ class RunSpan(RecordedSpan, ReadableSpan):
     @property
     def trace_id(self) -> str:
         """32 lower-case hex digits."""
-        return self.fields["trace_id"]  # type: ignore[no-any-return]
+        return self._trace.trace_id
 
     @property
     def _context(self) -> SpanContext:  # type: ignore[override]
@@ -168,12 +170,15 @@ class RunSpan(RecordedSpan, ReadableSpan):
         """Start a span below this one (see the base class)."""
         trace, now = self._trace, time.time_ns()
         fields = {
-            **trace.fields,
+            "trace_id": trace.trace_id,
             "span_id": IDS.generate_span_id(now),
             "parent_span_id": self.fields["span_id"],
             "name": name,
             "start_time_unix_nano": now,
+            "trace_flags": trace.flags,
         }
+        if trace.header is not None:
+            fields["trace_state"] = trace.header
         if kind is not SpanKind.INTERNAL:
             fields["kind"] = kind.name
         span = RunSpan(trace, self, attributes if trusted else plain(attributes), fields)

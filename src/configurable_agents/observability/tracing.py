@@ -47,19 +47,18 @@ def start_run(
     sampled, state, more = sample(sampler, context, parent, trace_id, name, attributes)
     flags = (TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT) | random
     now = time.time_ns()
-    shared = {"trace_id": f"{trace_id:032x}", "trace_flags": flags}
-    if state:
-        shared["trace_state"] = state.to_header()
+    run = RunTrace(keeper, f"{trace_id:032x}", flags, state, state.to_header() if state else None)
     fields = {
-        **shared,
+        "trace_id": run.trace_id,
         "span_id": IDS.generate_span_id(now),
         "parent_span_id": None if parent is None else f"{parent.span_id:016x}",
         "name": name,
         "start_time_unix_nano": now,
+        "trace_flags": flags | (PARENT_IS_REMOTE if parent is not None and parent.is_remote else 0),
         "scope_json": _SCOPE_TEXT,
     }
-    if parent is not None and parent.is_remote:
-        fields["trace_flags"] = flags | PARENT_IS_REMOTE
-    span = RunSpan(RunTrace(keeper, shared, state), parent, more, fields)
+    if run.header is not None:
+        fields["trace_state"] = run.header
+    span = RunSpan(run, parent, more, fields)
     keeper.on_start(span)
     return span
