@@ -110,8 +110,6 @@ class Backlog:
         """The one that is written; None if there is none, so that records wait in memory alone."""
         self._full_journals: list[Journal] = []
         """Journals that took no more; what stands in them is still needed until it is committed."""
-        self._superfluous: list[Journal] = []
-        """Those of them that nobody needs any more."""
         self._segment = 0
         """The segment of the journal in which all that goes on has been noted; 0 for none, as in a journal that has just begun."""
         self._come: list[_Written] = []
@@ -357,7 +355,7 @@ class Backlog:
             self._forget()
 
     def _forget(self) -> None:
-        """Note from where on the journals are needed: records are committed in their order."""
+        """Say from where on the journals are needed: records are committed in their order."""
         journals = self._all_journals()
         if not journals:
             return
@@ -376,15 +374,8 @@ class Backlog:
             needed.forget_all()
         while self._full_journals and self._full_journals[0] is not needed:
             # What is still running has been noted in the journal after it.
-            self._superfluous.append(self._full_journals.pop(0))
-
-    def tidy(self) -> None:
-        """Say in the journals from where on they are needed, and remove what is not."""
-        for journal in self._all_journals():
-            journal.tidy()
-        while self._superfluous:
-            with contextlib.suppress(IndexError, OSError):  # a part that stays is taken up later, and changes nothing
-                self._superfluous.pop().close(remove=True)
+            with contextlib.suppress(OSError):  # a part that stays is taken up later, and changes nothing
+                self._full_journals.pop(0).close(remove=True)
 
     def lose(self, run_ids: Sequence[str | None]) -> None:
         """Count records that the database never gets, by their runs."""
@@ -400,12 +391,9 @@ class Backlog:
             self.journal, self._segment = None, 0
             self._full_journals.clear()
             self._journals_left = list(self._journals)
-        else:
-            self.tidy()
 
     def close(self) -> None:
         """Let go of the journals; what still waits stays in them."""
-        self.tidy()
         for journal in self._all_journals():
             journal.close(remove=self.is_whole)
 

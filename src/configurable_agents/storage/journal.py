@@ -13,6 +13,9 @@ framed with a marker, its length and a checksum, so that a reader finds its way 
 segment up writes only what is beyond. Where it has everything and nothing goes on, the segment is begun anew: the mark says so,
 and frames of the next generation are written over those of the one before, what is left of which no reader minds. So runs
 one after another write the same few pages again and again.
+
+Journals of the version before, whose marks and frames have no generation, are read as well: a process that still runs the
+code before an upgrade leaves such.
 """
 
 from __future__ import annotations
@@ -33,11 +36,14 @@ from typing import Final, NamedTuple
 
 from configurable_agents.storage.locks import LockedError, lock_exclusively, unlink_and_close
 
-MAGIC: Final = b"CAJOURN1"
+MAGIC: Final = b"CAJOURN2"
+_MAGIC_BEFORE: Final = b"CAJOURN1"
+_ANY_MAGIC: Final = b"CAJOURN"
 HEADER_BYTES: Final = 64
 MARKER: Final = b"\xf5J\xaaR"
 """Begins a frame; its first byte stands in no UTF-8 text, so no payload of ours holds it."""
 _FRAME: Final = struct.Struct("<4sIII")
+_FRAME_BEFORE: Final = struct.Struct("<4sII")
 FRAME_BYTES: Final = _FRAME.size
 SEGMENT_BYTES: Final = 4 * 1024 * 1024
 """A segment that has grown beyond is closed, and goes when all of it is in the database."""
@@ -45,13 +51,15 @@ MAX_PAYLOAD: Final = 256 * 1024 * 1024
 """A length beyond this is damage, not a record."""
 ANEW_BYTES: Final = 64 * 1024
 """A segment that has grown beyond is begun anew where nothing in it is needed: a page that the file has not had yet takes several
-times as long to write, and a shorter one would have the mark written more often."""
+times as long to write."""
+_LAST_GENERATION: Final = 2**32 - 1
 SUFFIX: Final = ".segment"
 LOOK_SECONDS: Final = 0.02
 """How long it may go unnoticed that somebody has deleted the segment that is written."""
 _FORK_SECONDS: Final = 1.0
 """How long a fork waits for another thread's append; not for ever, since the forking thread may be in one itself."""
 _MARK: Final = struct.Struct("<IQ")
+_MARK_BEFORE: Final = struct.Struct("<Q")
 _MARK_AT: Final = 24
 _CHECKSUM: Final = struct.Struct("<I")
 _TRIES: Final = 100
@@ -103,10 +111,6 @@ class Journal:
         self._segments: dict[int, _Segment] = {}
         self.segment = 0
         """The number of the segment that is written now; 0 before the first append."""
-        self._needed = (0, HEADER_BYTES)
-        """The segment, and the offset in it, from which on it is needed."""
-        self._is_untidy = False
-        """Whether the files do not say so yet."""
         self._look_at = 0.0
         self._held_for_fork = False
         self._name = f"{os.getpid()}-{time.time_ns():x}"
@@ -143,7 +147,7 @@ class Journal:
     def read(self, position: Position) -> bytes:
         """Read a payload back."""
         with self._lock:
-            return _read_at(self._segments[position.segment].fd, position.length, position.offset + FRAME_BYTES)
+            return read_at(self._segments[position.segment].fd, position.length, position.offset + FRAME_BYTES)
 
     def payloads(self) -> Iterator[bytes]:
         """Give every payload that is still there, committed ones too, the oldest first."""
@@ -152,58 +156,47 @@ class Journal:
         for number in numbers:
             with self._lock:
                 segment = self._segments.get(number)
-                data = b"" if segment is None else _read_at(segment.fd, segment.end, 0)
+                data = b"" if segment is None else read_at(segment.fd, segment.end, 0)
             for frame in frames(data):
                 yield frame.payload
 
     def forget_before(self, number: int, offset: int) -> None:
-        """Note that the database has all that stands before a place: `tidy` says so in the files."""
-        with self._lock:
-            self._needed = number, offset
-            self._is_untidy = True
-
-    def forget_all(self) -> None:
-        """Note that the database has everything, and nothing goes on; a segment that is long is begun anew."""
-        with self._lock:
-            segment = self._segments.get(self.segment)
-            if segment is None:
-                return
-            self._needed = segment.number, segment.end
-            self._is_untidy = True
-            if segment.end < self._anew_bytes:
-                return
-            if self._tidy():
-                # In this order, whatever handler of a signal raises in between.
-                self._needed = segment.number, HEADER_BYTES
-                segment.generation += 1
-                segment.end = HEADER_BYTES
-
-    def tidy(self) -> None:
-        """Say in the files what the database has: segments that nobody needs any more are removed.
+        """Say that the database has all that stands before a place: segments that nobody needs any more are removed.
 
         What was committed before the process died is then not written again: it may have been deleted meanwhile.
         """
         with self._lock:
-            if self._is_untidy:
-                self._tidy()
+            self._forget_before(number, offset)
 
-    def _tidy(self) -> bool:
-        number, offset = self._needed
+    def forget_all(self) -> None:
+        """Say that the database has everything, and nothing goes on; a segment that is long is begun anew.
+
+        Called where nobody appends meanwhile.
+        """
+        with self._lock:
+            segment = self._segments.get(self.segment)
+            if segment is None or not self._forget_before(segment.number, segment.end):
+                return
+            if segment.end >= self._anew_bytes and segment.generation < _LAST_GENERATION:
+                # In this order, whatever handler of a signal raises in between.
+                segment.generation += 1
+                segment.end = HEADER_BYTES
+
+    def _forget_before(self, number: int, offset: int) -> bool:
         try:
-            for old in [old for old in self._segments if old < number]:
-                self._remove(self._segments.pop(old))
+            if len(self._segments) > 1:
+                for old in [old for old in self._segments if old < number]:
+                    self._remove(self._segments.pop(old))
             segment = self._segments.get(number)
             if segment is not None:
                 _write_over(segment.fd, _mark(segment.generation, offset), _MARK_AT)
-        except OSError:  # what stays is taken up later, and changes nothing
+        except OSError:  # what stays is taken up later, and written twice, which is harmless
             return False
-        self._is_untidy = False
         return True
 
     def unforget(self) -> None:
         """Say that the database has none of what is still here: another one stands at its place."""
         with self._lock:
-            self._is_untidy = False
             for segment in self._segments.values():
                 with contextlib.suppress(JournalError):
                     _write_over(segment.fd, _mark(segment.generation, HEADER_BYTES), _MARK_AT)
@@ -211,8 +204,6 @@ class Journal:
     def close(self, *, remove: bool) -> None:
         """Let go of all segments; remove them if all of them is in the database."""
         with self._lock:
-            if self._is_untidy and not remove:
-                self._tidy()
             for segment in self._segments.values():
                 if remove:
                     self._remove(segment)
@@ -291,21 +282,12 @@ class Journal:
                 os.close(segment.fd)
         self._segments.clear()
         self.segment = 0
-        self._is_untidy = False
         self._name = f"{os.getpid()}-{time.time_ns():x}"
 
 
 # A fork concerns the whole process, and hooks cannot be taken back: one for all journals, which it does not keep alive.
 _ALL: Final[weakref.WeakSet[Journal]] = weakref.WeakSet()
 _ALL_LOCK: Final = threading.Lock()
-
-
-def tidy_all() -> None:
-    """Have each journal of this process say what its database has: what is deleted next does not come back with it."""
-    with _ALL_LOCK:
-        journals = list(_ALL)
-    for journal in journals:
-        journal.tidy()
 
 
 def _before_fork() -> None:
@@ -362,12 +344,13 @@ def _mark(generation: int, offset: int) -> bytes:
 
 def _marked(data: bytes) -> tuple[int, int]:
     """Give the generation in a segment, and the offset up to which the database has it; zeros if that cannot be told."""
-    behind = _MARK_AT + _MARK.size
+    form = _MARK_BEFORE if data.startswith(_MAGIC_BEFORE) else _MARK
+    behind = _MARK_AT + form.size
     mark = data[_MARK_AT:behind]
     if data[behind : behind + _CHECKSUM.size] != _CHECKSUM.pack(zlib.crc32(mark)):
         return 0, 0
-    generation, offset = _MARK.unpack(mark)
-    return generation, offset
+    *generation, offset = form.unpack(mark)
+    return sum(generation), offset  # where there is none, it is the first
 
 
 def _sync(fd: int) -> None:
@@ -424,7 +407,8 @@ def _seek_and_write(fd: int, data: bytes | memoryview, offset: int) -> int:
 _write_at: Final[Callable[[int, bytes | memoryview, int], int]] = getattr(os, "pwrite", _seek_and_write)
 
 
-def _read_at(fd: int, length: int, offset: int) -> bytes:
+def read_at(fd: int, length: int, offset: int) -> bytes:
+    """Read bytes of an open file."""
     if sys.platform != "win32":
         return os.pread(fd, length, offset)
     os.lseek(fd, offset, os.SEEK_SET)
@@ -448,19 +432,26 @@ class Frame(NamedTuple):
     """The offset up to which the database has its generation."""
 
 
+def is_of_a_later_version(beginning: bytes) -> bool:
+    """Tell of the first bytes of a file whether it is a segment that only a later version can read."""
+    return beginning.startswith(_ANY_MAGIC) and beginning[: len(MAGIC)] not in (MAGIC, _MAGIC_BEFORE)
+
+
 def frames(data: bytes) -> Iterator[Frame]:
     """Give the payloads of a segment's newest generation, in order; what is damaged is passed over up to the next marker."""
-    newest, marked = _marked(data)
-    committed = marked
-    offset = HEADER_BYTES if data.startswith(MAGIC) else 0
+    form = _FRAME_BEFORE if data.startswith(_MAGIC_BEFORE) else _FRAME
+    newest, committed = _marked(data)
+    offset = HEADER_BYTES if data.startswith(_ANY_MAGIC) else 0
     while True:
         offset = data.find(MARKER, offset)
-        if offset < 0 or offset + FRAME_BYTES > len(data):
+        begin = offset + form.size
+        if offset < 0 or begin > len(data):
             return
-        _, length, generation, checksum = _FRAME.unpack_from(data, offset)
-        end = offset + FRAME_BYTES + length
+        _, length, *generations, checksum = form.unpack_from(data, offset)
+        generation = sum(generations)  # where there is none, all are of the first
+        end = begin + length
         if length <= MAX_PAYLOAD and end <= len(data):
-            payload = data[offset + FRAME_BYTES : end]
+            payload = data[begin:end]
             if zlib.crc32(payload, generation) == checksum:
                 if generation > newest:  # the first of them: what is older was committed, and only follows
                     newest, committed = generation, 0

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
 from configurable_agents.storage.base import StorageBackend
-from configurable_agents.storage.journal import tidy_all
 from configurable_agents.storage.models import execution_states, run_deliveries, spans, workflow_configs, workflow_runs
 from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
 from configurable_agents.storage.space import give_back, size_of, used_bytes_of
@@ -146,7 +145,6 @@ def _until_it_fits(candidates: Sequence[_Run], excess: float) -> list[_Run]:
 
 
 def _delete(store: SqlAlchemyStorageBackend, runs: Sequence[_Run], rules: Rules) -> None:
-    tidy_all()
     for batch in _batches(_ids(runs)):
         store.database.run(lambda connection, batch=batch: _delete_batch(connection, batch), write=True)  # type: ignore[misc]
     store.database.run(lambda connection: _delete_rest(connection, rules.started_before_unix_nano), write=True)

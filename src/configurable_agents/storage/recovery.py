@@ -17,7 +17,14 @@ from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record, split
-from configurable_agents.storage.journal import SUFFIX, frames, make_private_directory
+from configurable_agents.storage.journal import (
+    HEADER_BYTES,
+    SUFFIX,
+    frames,
+    is_of_a_later_version,
+    make_private_directory,
+    read_at,
+)
 from configurable_agents.storage.locks import lock_exclusively, unlink_and_close
 from configurable_agents.storage.records import AnyRecord, DeliveryRecord, SpanKey, SpanRecord, WorkflowRunRecord
 
@@ -107,6 +114,10 @@ def _taken(directory: Path, owner: str) -> list[_Held]:
             lock_exclusively(fd)
             if not os.fstat(fd).st_nlink:
                 _close([held.pop()])
+            elif is_of_a_later_version(read_at(fd, HEADER_BYTES, 0)):
+                logger.warning("%s was written by a later version, which has to take it up; it is left as it is", path)
+                _close(held)
+                return []
     except OSError:
         _close(held)
         return []

@@ -26,7 +26,6 @@ from configurable_agents.storage.base import (
 )
 from configurable_agents.storage.database import Database
 from configurable_agents.storage.engines import sync_log
-from configurable_agents.storage.journal import tidy_all
 from configurable_agents.storage.models import execution_states, run_deliveries, spans, workflow_configs, workflow_runs
 from configurable_agents.storage.records import (
     AnyRecord,
@@ -124,7 +123,6 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
 
     def delete(self, run_id: str) -> None:
         """Delete a run with its node executions, spans and marks, and its workflow text if no other run has it."""
-        tidy_all()
         self._database.run(lambda connection: _delete(connection, statements.storable(run_id)), write=True)
 
 

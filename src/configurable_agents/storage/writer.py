@@ -262,7 +262,6 @@ class Writer:
                     self._work.notify()
                 is_told = True
                 self._changed.wait(left)
-        self._backlog.tidy()
         return True
 
     def lacks(self, run_id: str) -> bool:
@@ -356,7 +355,7 @@ class Writer:
     def _next_group(self, failures: int) -> Group | None:
         with self._lock:
             if failures:
-                self._pause(RETRY_SECONDS[2 if self._closed else min(failures, len(RETRY_SECONDS)) - 1])
+                self._work.wait(RETRY_SECONDS[2 if self._closed else min(failures, len(RETRY_SECONDS)) - 1])
             elif not self._is_idle:  # else it has waited, and only tidied up since
                 self._wait_for_work()
                 self._wait_for_company()
@@ -379,7 +378,7 @@ class Writer:
         while not self._has_work and (left := began + seconds - time.monotonic()) > 0:
             # What goes on and has no row yet is waited for, too: it is due soon.
             self._is_asleep = time.monotonic() > self._committed_at + AWAKE_SECONDS and self._backlog.is_said
-            self._pause(left if self._is_asleep else LOOK_SECONDS)
+            self._work.wait(left if self._is_asleep else LOOK_SECONDS)
             self._is_asleep = False
             if gone != self._backlog.gone:
                 began, gone = time.monotonic(), self._backlog.gone
@@ -404,7 +403,7 @@ class Writer:
     def _wait_for_company(self) -> None:
         # Those who have just been told look whether they can commit the rest themselves; if not they hurry this thread.
         while not (self._hurry or self._closed) and (left := self._left_to_others_until - time.monotonic()) > 0:
-            self._pause(left)
+            self._work.wait(left)
         began, gone = time.monotonic(), self._backlog.gone
         while 0 < len(self._backlog) < ENOUGH_RECORDS and not self._closed:
             if gone != self._backlog.gone:  # what waited has been committed meanwhile: others are the first ones now
@@ -414,11 +413,7 @@ class Writer:
             left = began + self._company_seconds - time.monotonic()
             if left <= 0:
                 return
-            self._pause(left)
-
-    def _pause(self, seconds: float) -> None:
-        self._backlog.tidy()
-        self._work.wait(seconds)
+            self._work.wait(left)
 
     @property
     def _company_seconds(self) -> float:
@@ -476,8 +471,6 @@ class Writer:
             self._away = self._late = False
             self._wants_all = self._wants_all and not self._backlog.is_said
             self._changed.notify_all()
-        if self._committer is None or self._thread is None:  # a run leaves that to the thread, which is about to look
-            self._backlog.tidy()
         if was_away:
             logger.info("the trace store is back")
 
