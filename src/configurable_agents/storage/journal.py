@@ -105,7 +105,8 @@ class Journal:
     ) -> None:
         self.directory = directory
         self._power = power
-        self._segment_bytes = segment_bytes
+        self._most = segment_bytes - FRAME_BYTES
+        """How far a segment may grow with a payload alone; what its frame has besides is in the difference."""
         self._anew_bytes = anew_bytes
         self._lock = threading.Lock()
         self._segments: dict[int, _Segment] = {}
@@ -135,7 +136,9 @@ class Journal:
         """
         length = len(payload)
         with self._lock:
-            segment = self._current(FRAME_BYTES + length)
+            segment = self._segments.get(self.segment)
+            if segment is None or segment.end + length > self._most or time.monotonic() >= self._look_at:
+                segment = self._current(length)
             offset, generation = segment.end, segment.generation
             frame = _FRAME.pack(MARKER, length, generation, zlib.crc32(payload, generation)) + payload
             _write_whole(segment.fd, frame, offset)
@@ -224,18 +227,17 @@ class Journal:
             segment = self._segments.get(self.segment)
             return self.segment, HEADER_BYTES if segment is None else segment.end
 
-    def _current(self, frame_bytes: int) -> _Segment:
+    def _current(self, length: int) -> _Segment:
+        """Give the segment for a payload: the one that is written now, if it is still there and has room."""
         segment = self._segments.get(self.segment)
         if segment is None:
             return self._open()
-        now = time.monotonic()
-        if now >= self._look_at:  # not each time, since a look costs a fifth of an append
-            self._look_at = now + LOOK_SECONDS
-            if not os.fstat(segment.fd).st_nlink:
-                return self._open()  # somebody has deleted the file: it goes with the process
+        # Not each time, since a look costs a fifth of an append.
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        if not os.fstat(segment.fd).st_nlink:
+            return self._open()  # somebody has deleted the file: it goes with the process
         # What is bigger than a whole segment has one of its own.
-        is_full = segment.end + frame_bytes > self._segment_bytes and segment.end > HEADER_BYTES
-        return self._open() if is_full else segment
+        return self._open() if segment.end + length > self._most and segment.end > HEADER_BYTES else segment
 
     def _open(self) -> _Segment:
         try:
