@@ -53,10 +53,12 @@ class FunctionPool:
         context = contextvars.copy_context()
 
         def job() -> None:
+            nonlocal call, context
             try:
                 result, error = context.run(call), None
             except BaseException as raised:  # noqa: BLE001 - SystemExit too belongs to the run, not to this thread
                 result, error = None, raised
+            del call, context  # with the node's span in it, while this thread goes on to the next job
             try:
                 loop.call_soon_threadsafe(_settle, future, result, error)
             except RuntimeError:  # the loop has closed: nobody waits any more
@@ -96,6 +98,7 @@ class FunctionPool:
             with self._lock:
                 self._idle -= 1
             job()
+            del job
 
 
 @dataclass(frozen=True, slots=True)
