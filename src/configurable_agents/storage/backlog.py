@@ -115,7 +115,8 @@ class Backlog:
         self._come: list[_Written] = []
         """What was written since somebody asked for anything here: a run does not wait until that is sorted in."""
         self._is_sorting = False
-        self._is_appending = False
+        self._appending = 0
+        """How many writes are on their way: one, or more where a signal's handler writes amid another."""
         self._queue: deque[Entry] = deque()
         self._count = 0
         self._bytes = 0
@@ -178,13 +179,15 @@ class Backlog:
         Returns:
             Whether it is worth a look how much waits.
         """
-        self._is_appending = True
-        payload = join(lines)
-        position = self._journaled(payload)
-        if self.journal is None:
-            records = [started_node(*one) if isinstance(one, NodeStart) else one for one in records]
-        self._come.append((records, lines, self.journal, position))
-        self._is_appending = False
+        self._appending += 1
+        try:
+            payload = join(lines)
+            position = self._journaled(payload)
+            if self.journal is None:
+                records = [started_node(*one) if isinstance(one, NodeStart) else one for one in records]
+            self._come.append((records, lines, self.journal, position))
+        finally:
+            self._appending -= 1
         if len(payload) < _BIG_BYTES and len(self._come) < _UNSORTED:
             return False
         self._sort_in()
@@ -351,7 +354,7 @@ class Backlog:
         except BaseException:  # of a signal's handler
             self._count_anew()
             raise
-        if not (self._come or self._is_appending):  # else in a signal's handler, amid that
+        if not (self._come or self._appending):  # else in a signal's handler, amid that
             self._forget()
 
     def _forget(self) -> None:

@@ -167,7 +167,10 @@ class AbstractExecutionStateRepository(ABC):
 
     @abstractmethod
     def upsert_many(self, records: Sequence[ExecutionStateRecord]) -> None:
-        """Write all records in one transaction, by the rule of `AbstractWorkflowRunRepository.upsert_many`; `seq` is part of what is the same."""
+        """Write all records in one transaction.
+
+        The rule is that of `AbstractWorkflowRunRepository.upsert_many`; `seq` is part of what makes a record the same.
+        """
 
     @abstractmethod
     def upsert_spans(self, records: Sequence[SpanRecord]) -> None:

@@ -87,12 +87,14 @@ def _totals(connection: sa.Connection) -> Check:
     wrong = [run for run in figures if not (run.agree or run.missing)]
     if lacking:
         number = sum(run.missing for run in lacking)
-        detail = f"{number} node executions are missing, in {len(lacking)} runs ({_some([run.key.run_id for run in lacking])})"
+        runs = _some([run.key.run_id for run in lacking])
+        detail = f"{number} node executions are missing, in {len(lacking)} runs ({runs})"
         return Check(
             "totals", "problem", f"{detail}: they were never written, or are in a journal of this or another host"
         )
     if wrong:
-        detail = f"{len(wrong)} runs have other totals than their node executions ({_some([run.key.run_id for run in wrong])})"
+        runs = _some([run.key.run_id for run in wrong])
+        detail = f"{len(wrong)} runs have other totals than their node executions ({runs})"
         return Check("totals", "problem", f"{detail}. Remedy: `store rebuild`")
     return Check("totals", "ok", f"the totals of {len(figures)} runs are the sums of their node executions")
 
