@@ -49,9 +49,6 @@ SEGMENT_BYTES: Final = 4 * 1024 * 1024
 """A segment that has grown beyond is closed, and goes when all of it is in the database."""
 MAX_PAYLOAD: Final = 256 * 1024 * 1024
 """A length beyond this is damage, not a record."""
-ANEW_BYTES: Final = 64 * 1024
-"""A segment that has grown beyond is begun anew where nothing in it is needed: a page that the file has not had yet takes several
-times as long to write."""
 _LAST_GENERATION: Final = 2**32 - 1
 SUFFIX: Final = ".segment"
 LOOK_SECONDS: Final = 0.02
@@ -95,19 +92,11 @@ class Journal:
         power: Sync each payload, so that it survives the loss of power too.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        power: bool = False,
-        segment_bytes: int = SEGMENT_BYTES,
-        anew_bytes: int = ANEW_BYTES,
-    ) -> None:
+    def __init__(self, directory: Path, *, power: bool = False, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.directory = directory
         self._power = power
         self._most = segment_bytes - FRAME_BYTES
         """How far a segment may grow with a payload alone; what its frame has besides is in the difference."""
-        self._anew_bytes = anew_bytes
         self._lock = threading.Lock()
         self._segments: dict[int, _Segment] = {}
         self.segment = 0
@@ -172,15 +161,15 @@ class Journal:
             self._forget_before(number, offset)
 
     def forget_all(self) -> None:
-        """Say that the database has everything, and nothing goes on; a segment that is long is begun anew.
+        """Say that the database has everything, and nothing goes on: the segment is begun anew.
 
-        Called where nobody appends meanwhile.
+        A page that a file has not had yet takes several times as long to write. Called where nobody appends meanwhile.
         """
         with self._lock:
             segment = self._segments.get(self.segment)
             if segment is None or not self._forget_before(segment.number, segment.end):
                 return
-            if segment.end >= self._anew_bytes and segment.generation < _LAST_GENERATION:
+            if segment.generation < _LAST_GENERATION:
                 # In this order, whatever handler of a signal raises in between.
                 segment.generation += 1
                 segment.end = HEADER_BYTES
