@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -62,11 +63,20 @@ def encode_record(record: AnyRecord | NodeStart | OpenSpan) -> bytes:
     if isinstance(record, OpenSpan):
         kind, run_id, span_id, trace_id = record
         return orjson.dumps({"open": kind, "run_id": run_id, "span_id": span_id, "trace_id": trace_id})
+    values = record.__dict__
     try:
-        fields = orjson.dumps(record.__dict__)
+        if values.get("config_text") is not None:
+            values = {**values, "config_text": _encoded(values["config_text"])}
+        fields = orjson.dumps(values)
     except TypeError:  # half a surrogate pair, which is no UTF-8, or a number that no database holds
         fields = orjson.dumps({name: _clean(value) for name, value in record.__dict__.items()})
     return _BEGINNINGS[type(record)] + fields[1:]
+
+
+@lru_cache(maxsize=16)
+def _encoded(text: str) -> orjson.Fragment:
+    # A workflow's text is the longest part of its runs' records, and the same in each.
+    return orjson.Fragment(orjson.dumps(text))
 
 
 def join(lines: Iterable[bytes]) -> bytes:
