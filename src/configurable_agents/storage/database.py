@@ -16,7 +16,7 @@ from sqlalchemy import exc
 
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.forking import GATE, mind_forks
-from configurable_agents.storage.sqlite_driver import begin_writing, checkpoint, commit, roll_back
+from configurable_agents.storage.sqlite_driver import WritingConnection
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Database:
         self._current = threading.local()
         # SQLite has one writer at a time. Its own waiting polls and is unfair, so threads of one process queue here.
         self._writer = threading.Lock() if engine.dialect.name == "sqlite" else None
-        self._kept: list[sa.Connection] = []
+        self._kept: list[WritingConnection] = []
         """SQLite's writing connection, between transactions: taking one from the pool costs as much as an insert."""
         mind_forks(self)
         # An engine that is only dropped would leave its connections to the garbage collector, which warns of them.
@@ -63,21 +63,21 @@ class Database:
         except _FOREIGN as error:
             raise _translation(error, self.location) from error
 
-    @property
-    def is_inside(self) -> bool:
-        """Whether this thread is in the middle of a transaction, of which what it writes now would be a part."""
-        return getattr(self._current, "connection", None) is not None
-
-    def waiting_for_nobody(self, write: Callable[[], None]) -> None:
-        """Have what this thread writes into a SQLite file in there fail at once where somebody else is writing it.
+    def at_once(self, write: Callable[[], None]) -> bool:
+        """Have a write into a SQLite file fail at once where somebody else is writing it; say whether it was done.
 
         Nor does it wait for the disk: bringing the log into the file is left to whoever has time (`checkpoint`).
         """
+        if getattr(self._current, "connection", None) is not None:
+            return False  # what this thread writes now would be a part of a transaction that it is in the middle of
         self._current.is_in_haste = True
         try:
             write()
+        except StorageError:  # whoever writes the usual way finds out what it is
+            return False
         finally:
             self._current.is_in_haste = False
+        return True
 
     def checkpoint(self) -> None:
         """Bring what SQLite's log holds into the file, as far as no reader needs it.
@@ -90,18 +90,18 @@ class Database:
         # While nobody of this process writes, on the same connection: else the log would never begin anew, and SQLite before
         # 3.51.3 is not quite safe where one connection writes and another one does this.
         with translated(self.location), self._writer, GATE:
-            connection, is_whole = self._taken(), False
+            kept, is_whole = self._taken(), False
             try:
-                checkpoint(connection)
+                kept.checkpoint()
                 is_whole = True
             finally:
-                self._give_back(connection, is_whole=is_whole)
+                self._give_back(kept, is_whole=is_whole)
 
-    def _taken(self) -> sa.Connection:
-        return self._kept.pop() if self._kept else self.engine.connect()
+    def _taken(self) -> WritingConnection:
+        return self._kept.pop() if self._kept else WritingConnection(self.engine.connect())
 
-    def _give_back(self, connection: sa.Connection, *, is_whole: bool) -> None:
-        self._kept.append(connection) if is_whole and not self._closed else _let_go(connection)
+    def _give_back(self, kept: WritingConnection, *, is_whole: bool) -> None:
+        self._kept.append(kept) if is_whole and not self._closed else _let_go(kept)
 
     def close(self) -> None:
         """Give all connections back."""
@@ -128,23 +128,21 @@ class Database:
 
     def _write(self, work: Callable[[sa.Connection], T], turn: threading.Lock) -> T:
         """Write into a SQLite file, on the connection that is kept for it."""
-        is_in_haste = getattr(self._current, "is_in_haste", False)
-        patience = 0.0 if is_in_haste else self._busy_timeout_seconds
+        in_haste = getattr(self._current, "is_in_haste", False)
+        patience = 0.0 if in_haste else self._busy_timeout_seconds
         if not turn.acquire(timeout=patience):
             raise StorageError(f"the store at {self.location} is being written by another thread; try again")
         try:
             with GATE:
-                connection, is_whole = self._taken(), False
+                kept, is_whole = self._taken(), False
                 try:
-                    begin_writing(connection, busy_timeout_seconds=patience, checkpoints=not is_in_haste)
-                    result = self._within(connection, work)
-                    if connection.in_transaction():  # SQLAlchemy has taken part, and wants to be told
-                        connection.commit()
-                    commit(connection)
+                    kept.begin(busy_timeout_seconds=patience, checkpoints=not in_haste)
+                    result = self._within(kept.connection, work)
+                    kept.commit()
                     is_whole = True
                     return result
                 finally:
-                    self._give_back(connection, is_whole=is_whole)
+                    self._give_back(kept, is_whole=is_whole)
         finally:
             turn.release()
 
@@ -160,17 +158,17 @@ class Database:
         self._writer = threading.Lock() if self._writer is not None else None
 
 
-def _let_go(connection: sa.Connection) -> None:
+def _let_go(kept: WritingConnection) -> None:
     """Give a connection back after a fault: what had begun is over, whatever went wrong."""
     # Also that SQLAlchemy has given it up, as in an interrupt amid a statement: what raised is to be heard, not this.
     with contextlib.suppress(exc.SQLAlchemyError):
-        roll_back(connection)
-    connection.close()
+        kept.roll_back()
+    kept.connection.close()
 
 
-def _dispose(engine: sa.Engine, kept: list[sa.Connection]) -> None:
+def _dispose(engine: sa.Engine, kept: list[WritingConnection]) -> None:
     while kept:
-        kept.pop().close()
+        kept.pop().connection.close()
     engine.dispose()
 
 

@@ -29,29 +29,30 @@ class _Gate:
     """Keeps a fork waiting while a thread is inside SQLite, whose own locks would stay locked in the child for ever."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._inside = 0
         self._is_closed = False
 
     def __enter__(self) -> None:
-        with self._changed:
+        with self._lock:
             if self._is_closed:
                 self._changed.wait_for(lambda: not self._is_closed, timeout=_FORK_SECONDS)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
+        with self._lock:
             self._inside -= 1
             if self._is_closed:
                 self._changed.notify_all()
 
     def before_fork(self) -> None:
-        with self._changed:
+        with self._lock:
             self._is_closed = True
             self._changed.wait_for(lambda: not self._inside, timeout=_FORK_SECONDS)
 
     def after_fork_in_parent(self) -> None:
-        with self._changed:
+        with self._lock:
             self._is_closed = False
             self._changed.notify_all()
 

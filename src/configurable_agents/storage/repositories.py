@@ -65,9 +65,9 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
 
     def writing(self, records: Sequence[WorkflowRunRecord]) -> list[statements.Statement]:
         """Make ready what `upsert_many` writes."""
-        hashed, dialect = [_with_hash(record) for record in records], self._database.dialect
+        hashed, dialect = [*map(_with_hash, records)], self._database.dialect
         # Texts first: `delete` keeps writers of new texts waiting until it knows which ones are in use.
-        return [*statements.of_configs(dialect, _texts(hashed)), *statements.of_runs(dialect, hashed)]
+        return [*statements.of_configs(dialect, hashed), *statements.of_runs(dialect, hashed)]
 
     def get(self, run_id: str) -> WorkflowRunRecord:
         """Read one run by its id, the unique beginning of it, or `last`."""
@@ -223,27 +223,22 @@ class SqlAlchemyStorageBackend(StorageBackend):
 
     def write_at_once(self, records: Sequence[AnyRecord]) -> bool:
         """Write records into a file, if nobody else is writing it (see the base class)."""
-        if not self._is_quick or self._database.is_inside:
-            return False
-        try:
-            self._database.waiting_for_nobody(lambda: self.write(records))
-        except StorageError:  # whoever writes them the usual way finds out what it is
-            return False
-        return True
+        return self._is_quick and self._database.at_once(lambda: self.write(records))
 
     def _writing(self, records: Sequence[AnyRecord]) -> Callable[[sa.Connection], None]:
         runs, states, others, marks = by_kind(records)
         # Not within the transaction: a database has one writer at a time, and others wait for this one to end.
-        of_runs, of_states = self.runs.writing(runs), self.execution_states.writing(states)
+        made = [*self.runs.writing(runs), *self.execution_states.writing(states)]
 
         def work(connection: sa.Connection) -> None:
-            statements.execute(connection, of_runs)
+            statements.execute(connection, made)
             if self._has_leases:
                 leases.take(connection, [_key(run) for run in runs if run.status == Status.RUNNING])
                 leases.give_up(connection, [_key(run) for run in runs if run.status != Status.RUNNING])
-            statements.execute(connection, of_states)
-            self.execution_states.upsert_spans(others)
-            self.runs.mark_delivered(marks)
+            if others:
+                self.execution_states.upsert_spans(others)
+            if marks:
+                self.runs.mark_delivered(marks)
 
         return work
 
@@ -338,7 +333,7 @@ def _take_in(connection: sa.Connection, records: Sequence[Record], tally: usage.
     hashed = [_with_hash(run) for run in runs]
     # A text is nobody's but its hash's, which the file's reader has compared.
     dialect = connection.dialect.name
-    statements.execute(connection, statements.of_configs(dialect, _texts(hashed)))
+    statements.execute(connection, statements.of_configs(dialect, hashed))
     written = statements.insert_spans(connection, others, tally)
     # What did not end there may well go on here, so such a record gives way to whatever is here.
     for ends in (True, False):
@@ -418,11 +413,6 @@ def _with_hash(record: WorkflowRunRecord) -> WorkflowRunRecord:
         return record
     digest = hashlib.sha256(record.config_text.encode("utf-8", "surrogatepass")).hexdigest()
     return replace(record, config_sha256=digest)
-
-
-def _texts(records: Sequence[WorkflowRunRecord]) -> dict[str, str]:
-    """Give the texts of workflow files in runs, by their hashes."""
-    return {run.config_sha256: run.config_text for run in records if run.config_sha256 and run.config_text is not None}
 
 
 def _of_run(table: sa.Table, run_id: str) -> sa.Select[Any]:

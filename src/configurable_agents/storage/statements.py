@@ -8,9 +8,11 @@ the number of rows, and whether they say more than most do. Batches go in as mul
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from operator import attrgetter, itemgetter
+import sys
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from itertools import islice
+from operator import attrgetter, itemgetter, lt
 from typing import Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
@@ -19,7 +21,7 @@ from configurable_agents.semconv import Operation
 from configurable_agents.storage import usage
 from configurable_agents.storage.models import execution_states, spans, workflow_configs, workflow_runs
 from configurable_agents.storage.records import ExecutionStateRecord, SpanRecord, WorkflowRunRecord, status_rank
-from configurable_agents.storage.sqlite_driver import changed_on_driver
+from configurable_agents.storage.sqlite_driver import changing_on_driver
 
 Row = tuple[Any, ...]
 _Ranked = TypeVar("_Ranked", WorkflowRunRecord, ExecutionStateRecord)
@@ -28,7 +30,6 @@ Where = Literal["absent", "not later", "earlier"]
 
 Statement = tuple[str, Row]
 """Its text, and the values of all its rows, one after another."""
-_Result = TypeVar("_Result")
 
 _CHUNK_SIZES: Final = (96, 64, 48, 32, 24, *range(20, 0, -1))
 """A statement of 256 rows keeps 1.5 MB for itself, one of 96 a seventh of that. The sizes between the powers of two
@@ -38,8 +39,9 @@ _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _PLACEHOLDER: Final = {"sqlite": "?", "postgresql": "%s"}
 
 
-def of_configs(dialect: str, texts: dict[str, str]) -> list[Statement]:
-    """Make ready what keeps texts of workflow files by their hashes; what is there stays."""
+def of_configs(dialect: str, records: Sequence[WorkflowRunRecord]) -> list[Statement]:
+    """Make ready what keeps the texts of runs' workflow files by their hashes; what is there stays."""
+    texts = {run.config_sha256: run.config_text for run in records if run.config_sha256 and run.config_text is not None}
     return [(_CONFIG_TEXT[dialect], row) for row in sorted(texts.items())]
 
 
@@ -56,8 +58,14 @@ def of_states(dialect: str, records: Sequence[ExecutionStateRecord], *, where: W
 def execute(connection: sa.Connection, made: Sequence[Statement]) -> int:
     """Execute what was made ready for the connection's dialect; give how many rows that made or changed."""
     # SQLite's driver is spoken to directly: each execution through SQLAlchemy costs as much as several rows.
-    run = changed_on_driver if connection.dialect.name == "sqlite" else _changed
-    return sum([_cleaned_if_need_be(connection, run, text, values) for text, values in made])
+    change = changing_on_driver(connection) if connection.dialect.name == "sqlite" else partial(_changed, connection)
+    changed = 0
+    for text, values in made:
+        try:
+            changed += change(text, values)
+        except _UNSTORABLE_ERRORS as error:
+            changed += change(text, _cleaned(values, error))
+    return changed
 
 
 def insert_spans(connection: sa.Connection, records: Sequence[SpanRecord], tally: usage.Tally) -> int:
@@ -108,43 +116,32 @@ class _Shape:
     def __init__(self, kind: type[Any], table: sa.Table, unset: frozenset[str] = frozenset()) -> None:
         self.table = table
         self.literals = {name: _literal(getattr(kind, name)) for name in unset}
-        self._is_whole = not unset
-        self._bound = [column.name for column in table.columns if column.name not in unset]
-        self._defaults = [getattr(kind, name, None) for name in self._bound]
-        self._read = itemgetter(*self._bound)
-        self._taken = frozenset(kind.__dataclass_fields__) - unset
-        self._status = self._bound.index("status") if "status" in self._bound else None
+        bound = [column.name for column in table.columns if column.name not in unset]
+        self._read = itemgetter(*bound)
+        self._statuses = slice(bound.index("status"), None, len(bound)) if "status" in bound else None
+        # Besides a record may have what is no column: the text of a run's workflow file.
+        taken = dict.fromkeys([*bound, *(name for name in kind.__dataclass_fields__ if name not in unset)])
+        self._defaults = {name: getattr(kind, name, None) for name in taken}
+        self._exact, self._most = (len(bound), len(taken)) if unset else (-1, sys.maxsize)
 
     def values(self, records: Sequence[Any]) -> Row | None:
         """Give the values of records, one row after another; None if one of them has more than this shape takes."""
-        found = list[Any]()
+        found: list[Any] = []
         for record in records:
             # A record has what it was made with in its `__dict__`, and the rest from its class.
             given = record.__dict__
-            row = self._exact(given) or self._filled(given)
-            if row is None:
+            if len(given) != self._exact:  # most nodes set just what is bound, which is read at half the price
+                given = self._defaults | given
+                if len(given) > self._most:
+                    return None
+            try:
+                found += self._read(given)
+            except KeyError:  # as many, but others
                 return None
-            found += row
-        return tuple(found)
-
-    def _exact(self, given: dict[str, Any]) -> Row | None:
-        """Give the row of a record that sets just what is bound, as those of most nodes do: at half the price."""
-        if len(given) != len(self._bound):
-            return None
-        try:
-            row: Row = self._read(given)
-        except KeyError:
-            return None
-        return row if self._status is not None and type(row[self._status]) is str else None
-
-    def _filled(self, given: dict[str, Any]) -> list[Any] | None:
-        if not (self._is_whole or self._taken.issuperset(given)):
-            return None
-        row = [*map(given.get, self._bound, self._defaults)]
-        if self._status is not None:
+        if self._statuses is not None:
             # A driver takes a member of an enum for something else than its text.
-            row[self._status] = str(row[self._status])
-        return row
+            found[self._statuses] = map(str, found[self._statuses])
+        return tuple(found)
 
 
 def _literal(value: float | str | None) -> str:
@@ -176,11 +173,12 @@ _RUN_KEY: Final[_Key] = attrgetter(*workflow_runs.primary_key.columns.keys())
 _STATE_KEY: Final[_Key] = attrgetter(*execution_states.primary_key.columns.keys())
 
 
-def _merged(records: Sequence[_Ranked], key: _Key) -> list[_Ranked]:
+def _merged(records: Sequence[_Ranked], key: _Key) -> Sequence[_Ranked]:
     """Give each row once, the last record of the highest rank; in the order of keys, so that writers never deadlock."""
-    if len(records) == 1:
-        return list(records)
-    kept = {key(record): record for record in records}
+    keys = [*map(key, records)]
+    if all(map(lt, keys, islice(keys, 1, None))):  # so it is where one run alone is committed
+        return records
+    kept = dict(zip(keys, records, strict=True))
     if len(kept) < len(records):
         # In a stable order by rank the last one of the highest rank is the last one.
         by_rank = sorted(records, key=lambda record: status_rank(record.status))
@@ -189,12 +187,14 @@ def _merged(records: Sequence[_Ranked], key: _Key) -> list[_Ranked]:
 
 
 def _inserts(dialect: str, shapes: Sequence[_Shape], records: Sequence[Any], where: Where) -> list[Statement]:
-    return [_insert(dialect, shapes, chunk, where) for chunk in _chunks(records)]
-
-
-def _insert(dialect: str, shapes: Sequence[_Shape], records: Sequence[Any], where: Where) -> Statement:
-    shape, values = next((shape, values) for shape in shapes if (values := shape.values(records)) is not None)
-    return _insert_text(shape, len(records), _PLACEHOLDER[dialect], where), values
+    made: list[Statement] = []
+    for chunk in _chunks(records):
+        for shape in shapes:
+            values = shape.values(chunk)
+            if values is not None:
+                made.append((_insert_text(shape, len(chunk), _PLACEHOLDER[dialect], where), values))
+                break
+    return made
 
 
 def _changed(connection: sa.Connection, text: str, values: Row) -> int:
@@ -202,33 +202,34 @@ def _changed(connection: sa.Connection, text: str, values: Row) -> int:
 
 
 def _execute(connection: sa.Connection, text: str, values: Row) -> sa.CursorResult[Any]:
-    return _cleaned_if_need_be(connection, sa.Connection.exec_driver_sql, text, values)
-
-
-def _cleaned_if_need_be(
-    connection: sa.Connection, execute: Callable[[sa.Connection, str, Row], _Result], text: str, values: Row
-) -> _Result:
     try:
-        return execute(connection, text, values)
-    except (UnicodeEncodeError, sa.exc.DataError):
-        # Drivers refuse such values before they send anything: the transaction is whole, and the usual case pays nothing.
-        cleaned = tuple(storable(value) for value in values)
-        if cleaned == values:
-            raise
-        return execute(connection, text, cleaned)
+        return connection.exec_driver_sql(text, values)
+    except _UNSTORABLE_ERRORS as error:
+        return connection.exec_driver_sql(text, _cleaned(values, error))
 
 
-def _chunks(records: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    start, left = 0, len(records)
-    if left in _CHUNK_SIZES:
-        yield records
-        return
+# Drivers refuse such values before they send anything: the transaction is whole, and the usual case pays nothing.
+_UNSTORABLE_ERRORS: Final = (UnicodeEncodeError, sa.exc.DataError)
+
+
+def _cleaned(values: Row, error: Exception) -> Row:
+    """Give the values of a statement that was refused as a text column takes them; raises what refused it if they are so."""
+    cleaned = tuple(storable(value) for value in values)
+    if cleaned == values:
+        raise error
+    return cleaned
+
+
+def _chunks(records: Sequence[Any]) -> list[Sequence[Any]]:
+    if len(records) in _CHUNK_SIZES:
+        return [records]
+    chunks: list[Sequence[Any]] = []
+    start = 0
     for size in _CHUNK_SIZES:
-        while size <= left:
-            yield records[start : start + size]
-            start, left = start + size, left - size
-        if not left:
-            return
+        while start + size <= len(records):
+            chunks.append(records[start : start + size])
+            start += size
+    return chunks
 
 
 @lru_cache(maxsize=256)
