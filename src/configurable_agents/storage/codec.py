@@ -5,7 +5,7 @@ What is written at once is one payload: a JSON object for each record, one a lin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -45,7 +45,7 @@ _KINDS: Final[
     "span": SpanRecord,
     "delivery": DeliveryRecord,
 }
-_BEGINNINGS: Final = {kind: f'{{"record":"{name}",'.encode() for name, kind in _KINDS.items()}
+_BEGINNINGS: Final[dict[type, bytes]] = {kind: f'{{"record":"{name}",'.encode() for name, kind in _KINDS.items()}
 """Of an object that goes on with the fields: there are always some, and a dict made for one more costs as much as they do."""
 _KNOWN: Final = {kind: frozenset(field.name for field in fields(kind)) for kind in _KINDS.values()}
 _REQUIRED: Final = {
@@ -55,6 +55,15 @@ _REQUIRED: Final = {
 
 def encode_record(record: AnyRecord | NodeStart | OpenSpan) -> bytes:
     """Give the record as one JSON object; the content in it stays the JSON text that it is."""
+    beginning = _BEGINNINGS.get(type(record))
+    if beginning is not None:
+        values = record.__dict__
+        try:
+            if values.get("config_text"):
+                values = {**values, "config_text": _encoded(values["config_text"])}
+            return beginning + orjson.dumps(values)[1:]
+        except TypeError:  # half a surrogate pair, which is no UTF-8, or a number that no database holds
+            return beginning + orjson.dumps({name: _clean(value) for name, value in record.__dict__.items()})[1:]
     if isinstance(record, NodeStart):
         try:
             return orjson.dumps({"started": "node", "span": record.span, "attributes": record.attributes})
@@ -63,14 +72,7 @@ def encode_record(record: AnyRecord | NodeStart | OpenSpan) -> bytes:
     if isinstance(record, OpenSpan):
         kind, run_id, span_id, trace_id = record
         return orjson.dumps({"open": kind, "run_id": run_id, "span_id": span_id, "trace_id": trace_id})
-    values = record.__dict__
-    try:
-        if values.get("config_text") is not None:
-            values = {**values, "config_text": _encoded(values["config_text"])}
-        fields = orjson.dumps(values)
-    except TypeError:  # half a surrogate pair, which is no UTF-8, or a number that no database holds
-        fields = orjson.dumps({name: _clean(value) for name, value in record.__dict__.items()})
-    return _BEGINNINGS[type(record)] + fields[1:]
+    raise TypeError(f"no record: {type(record).__name__}")
 
 
 @lru_cache(maxsize=16)
@@ -79,9 +81,8 @@ def _encoded(text: str) -> orjson.Fragment:
     return orjson.Fragment(orjson.dumps(text))
 
 
-def join(lines: Iterable[bytes]) -> bytes:
-    """Make one payload of encoded records: JSON text holds no line break."""
-    return LINE_BREAK.join(lines)
+join: Final = LINE_BREAK.join
+"""Makes one payload of encoded records: JSON text holds no line break."""
 
 
 def split(payload: bytes) -> list[bytes]:
