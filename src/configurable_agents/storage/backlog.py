@@ -208,9 +208,10 @@ class Backlog:
                 self._starts.end(span_id)
             for start in begun:
                 self._starts.begin(start)
-            for entry in filter(self._is_taken, entries):
-                self._queue.append(entry)
-                self._count_in(entry)
+            for entry in entries:
+                if self._is_taken(entry):
+                    self._queue.append(entry)
+                    self._count_in(entry)
             # Where a signal's handler raises before this it is done again: what waits twice is written twice, as the same row.
             del self._come[: len(come)]
         except BaseException:
@@ -324,15 +325,11 @@ class Backlog:
         places = _Places()
         waited: list[Start | Entry] = [*group.starts, *group.entries]
         for one in waited:
-            kept = one.records if type(one) is Entry else []
-            if not kept:
-                try:
-                    kept = [places.start(one)] if isinstance(one, Start) else places.entry(one)
-                except (OSError, ValueError, KeyError):
-                    logger.exception("what waited in the journal cannot be read back")
-                    lost += [one.run_id] * (one.count if type(one) is Entry else 1)
-                    continue
-            records += kept
+            try:
+                records += [places.start(one)] if isinstance(one, Start) else one.records or places.entry(one)
+            except (OSError, ValueError, KeyError):
+                logger.exception("what waited in the journal cannot be read back")
+                lost += [one.run_id] * (1 if isinstance(one, Start) else one.count)
         return records, lost
 
     def take_out(self, group: Group) -> None:
@@ -359,26 +356,28 @@ class Backlog:
 
     def _forget(self) -> None:
         """Say from where on the journals are needed: records are committed in their order."""
-        journals = self._all_journals()
-        if not journals:
-            return
-        first: Iterable[Entry | Start] = (*islice(self._queue, 1), *islice(self._starts.unsaid, 1))
-        places = [
-            (journals.index(one.journal), one.position.segment, one.offset) for one in first if one.journal is not None
-        ]
-        needed = journals[-1]
-        if places:
-            index, segment, offset = min(places)
-            needed = journals[index]
-            needed.forget_before(segment, offset)
-        elif self._starts:
-            needed.forget_before(*needed.end)
-        else:
+        needed = self.journal
+        if self._queue or self._starts:
+            needed = self._forget_before_the_first()
+        elif needed is not None:
             needed.forget_all()
         while self._full_journals and self._full_journals[0] is not needed:
             # What is still running has been noted in the journal after it.
             with contextlib.suppress(OSError):  # a part that stays is taken up later, and changes nothing
                 self._full_journals.pop(0).close(remove=True)
+
+    def _forget_before_the_first(self) -> Journal | None:
+        """Say what is needed of what waits, and of what goes on: give the first journal that is."""
+        journals = self._all_journals()
+        if not journals:
+            return None
+        first: Iterable[Entry | Start] = (*islice(self._queue, 1), *islice(self._starts.unsaid, 1))
+        places = [
+            (journals.index(one.journal), one.position.segment, one.offset) for one in first if one.journal is not None
+        ]
+        index, segment, offset = min(places) if places else (-1, *journals[-1].end)
+        journals[index].forget_before(segment, offset)
+        return journals[index]
 
     def lose(self, run_ids: Sequence[str | None]) -> None:
         """Count records that the database never gets, by their runs."""
@@ -430,25 +429,27 @@ _Sorted = tuple[list[Entry], list[str], list[Start]]
 
 
 def _sorted(come: Iterable[_Written]) -> _Sorted:
-    entries, ended = list[Entry](), list[str]()
+    entries: list[Entry] = []
+    ended: list[str] = []
     begun: dict[str, tuple[int, _Written]] = {}
     entry: Entry | None = None
     for written in come:
         records, lines, journal, position = written
         is_first = True
-        for number, given in enumerate(records):
-            if type(given) is NodeStart:
-                begun[given.span["span_id"]] = number, written
+        record: Any
+        for number, record in enumerate(records):
+            kind = type(record)
+            if kind is NodeStart:
+                begun[record.span["span_id"]] = number, written
                 continue
-            record: Any = given
-            if type(record) in _KINDS:
+            if kind in _KINDS:
                 if record.status == _RUNNING:
                     begun[record.span_id] = number, written
                     if journal is not None:
                         continue
                 elif begun.pop(record.span_id, None) is None:  # else nobody ever asked for it
                     ended.append(record.span_id)
-            run_id = run_of(record)
+            run_id = None if kind is DeliveryRecord else record.run_id
             if (
                 entry is None
                 or run_id != entry.run_id

@@ -35,6 +35,7 @@ _CHUNK_SIZES: Final = (96, 64, 48, 32, 24, *range(20, 0, -1))
 """A statement of 256 rows keeps 1.5 MB for itself, one of 96 a seventh of that. The sizes between the powers of two
 save statements: around each of them the interpreter's lock is given away and waited for, while other processes wait too.
 A short run alone is one statement."""
+_ONE_CHUNK: Final = frozenset(_CHUNK_SIZES)
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _PLACEHOLDER: Final = {"sqlite": "?", "postgresql": "%s"}
 
@@ -221,7 +222,7 @@ def _cleaned(values: Row, error: Exception) -> Row:
 
 
 def _chunks(records: Sequence[Any]) -> list[Sequence[Any]]:
-    if len(records) in _CHUNK_SIZES:
+    if len(records) in _ONE_CHUNK:
         return [records]
     chunks: list[Sequence[Any]] = []
     start = 0

@@ -103,11 +103,10 @@ class Writer:
         self._gave_up = False
         self._commit_seconds = 0.0
         self._committed_at = 0.0
-        self._is_committing = False
+        self._committer: int | None = None
+        """The thread that commits: the writer's own, or that of a run which ends."""
         self._is_next = False
         """Whether the writer's thread waits to do so, so that nobody else begins."""
-        self._committer: int | None = None
-        """The thread of a run that commits its end itself."""
         self._is_asleep = False
         self._has_waited = False
         self._crowded_until = 0.0
@@ -153,16 +152,20 @@ class Writer:
     def commit(self, run_id: str, seconds: float) -> None:
         """Have everything of a run committed at once, and wait for that; not longer, and not for a store that is away."""
         deadline = time.monotonic() + seconds
-        while self.waits_for(run_id):
-            if self.commit_here():
-                continue
-            tried = threading.Lock()
-            tried.acquire()
-            if self.when_tried(run_id, tried.release):
+        while self.commit_here() or self._is_tried(run_id, deadline):
+            if not self.waits_for(run_id):
                 return
-            if not tried.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                self.stop_waiting()
-                return
+
+    def _is_tried(self, run_id: str, deadline: float) -> bool:
+        """Wait until the thread has tried; False if there is nothing more to wait for."""
+        tried = threading.Lock()
+        tried.acquire()
+        if self.when_tried(run_id, tried.release):
+            return False
+        if not tried.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            self.stop_waiting()
+            return False
+        return True
 
     def waits_for(self, run_id: str) -> bool:
         """Say whether something of a run is not committed yet, and will be."""
@@ -187,17 +190,18 @@ class Writer:
         is_mine = is_written = False
         try:
             with self._lock:
-                if self._target.backend is None or self._is_busy or self._backlog.journal is None:
+                if not self._is_free:
                     return False
                 group = self._backlog.group(MOST_RECORDS, FEW_BYTES)
                 if not group:
                     return False
-                is_mine = self._is_committing = True
+                is_mine = True
                 self._committer = threading.get_ident()
             records, lost = self._backlog.read(group)
             is_written = not lost and self._target.write_at_once(records)
             if is_written:
                 self._committed(group, ())
+                is_mine = False
             else:
                 self._crowded_until = time.monotonic() + CROWDED_SECONDS
         except Exception:
@@ -207,28 +211,40 @@ class Writer:
                 self._is_done()
         return is_written
 
+    @property
+    def _is_free(self) -> bool:
+        """Whether a run may commit its end itself: nobody else does, and nothing would have to be waited for."""
+        if self._committer is not None or self._is_next or self._away or self._late or self._closed:
+            return False
+        if self._target.backend is None or self._target.is_replaced or self._backlog.journal is None:
+            return False
+        return time.monotonic() >= self._crowded_until
+
     def _is_done(self) -> None:
-        """Let others at it, and have all who wait look again: whoever comes first commits the rest itself.
+        """Let others at it."""
+        # Before the lock is had: a run that ends just now need not wait until this thread, beside a busy loop, has it.
+        self._step_back()
+        with self._lock:
+            told = self._let_look_again()
+        _tell(told)
+
+    def _step_back(self) -> None:
+        if self._committer == threading.get_ident():
+            self._committer = None
+
+    def _let_look_again(self) -> Sequence[Callable[[], object]]:
+        """Have all who wait look again, and give what tells them: whoever comes first commits the rest itself.
 
         Else, once runs had waited for the thread, they would for ever, in step with it, and it is slow beside a busy loop.
         """
-        self._committer = None
-        # Before the lock is had: a run that ends just now need not wait until this thread, beside a busy loop, has it again.
-        self._is_committing = False
-        with self._lock:
-            told = [*chain.from_iterable(self._watchers.values())]
-            self._watchers.clear()
-            self._hurry = self._wants_all
-            if told:
-                self._left_to_others_until = time.monotonic() + LOOK_SECONDS
-            self._changed.notify_all()
-        _tell(told)
-
-    @property
-    def _is_busy(self) -> bool:
-        if self._is_committing or self._is_next or self._away or self._late or self._closed:
-            return True
-        return self._target.is_replaced or time.monotonic() < self._crowded_until
+        self._hurry = self._wants_all
+        self._changed.notify_all()
+        if not self._watchers:
+            return ()
+        told = [*chain.from_iterable(self._watchers.values())]
+        self._watchers.clear()
+        self._left_to_others_until = time.monotonic() + LOOK_SECONDS
+        return told
 
     def when_tried(self, run_id: str, call: Callable[[], object]) -> bool:
         """Have the thread commit what waits at once, and be called when it has tried: then look again.
@@ -251,7 +267,7 @@ class Writer:
         with self._lock:
             while not self._backlog.is_said:
                 left = deadline - time.monotonic()
-                is_amid_a_commit = self._committer == threading.get_ident()  # of this thread: a signal's handler asks
+                is_amid_a_commit = self._committer == threading.get_ident()  # a signal's handler asks
                 if left <= 0 or is_amid_a_commit:
                     return False
                 self._hurry = self._wants_all = True
@@ -306,7 +322,7 @@ class Writer:
     def _drain(self, deadline: float) -> None:
         with self._lock:
             # For a run that ends only now, on a thread of its own.
-            while self._is_committing and time.monotonic() < deadline:
+            while self._committer is not None and time.monotonic() < deadline:
                 self._changed.wait(_EXIT_SLICE_SECONDS)
         while group := self._next_at_the_end():
             try:
@@ -345,9 +361,8 @@ class Writer:
                 self._committed(group, lost)
             except BaseException as error:  # noqa: BLE001 - no fault of a store changes a run, and the thread must live
                 self._went_away(error)
-                return failures + 1
-            finally:
                 self._is_done()
+                return failures + 1
             failures = 0
         self._tend()
         return failures
@@ -359,13 +374,15 @@ class Writer:
             elif not self._is_idle:  # else it has waited, and only tidied up since
                 self._wait_for_work()
                 self._wait_for_company()
-            while self._is_committing:  # on the thread of a run that waits for it
+            while self._committer is not None:  # the thread of a run that waits for it
                 self._changed.wait()
             if self._is_tending_due and not (failures or self._hurry or self._closed):
                 return Group([], [])  # those who end commit it themselves, when this thread has tended
             group = self._backlog.group(MOST_RECORDS, MOST_BYTES, hurried=self._watchers, whole=self._wants_all)
-            self._is_committing = bool(group) and not self._gave_up
-            if self._is_committing or not (self._gave_up or self._closed or self._is_idle):
+            if group and not self._gave_up:
+                self._committer = threading.get_ident()
+                return group
+            if not (self._gave_up or self._closed or self._is_idle):
                 return group
             self._thread = None
             if not self._closed:
@@ -451,10 +468,10 @@ class Writer:
         self._target.prepare_tending()
         with self._lock:
             self._is_next = True  # else one run after the other would be faster than this thread
-            while self._is_committing:
+            while self._committer is not None:
                 self._changed.wait()
             self._is_next = False
-            self._is_committing = True
+            self._committer = threading.get_ident()
         try:
             self._target.tend()
         finally:
@@ -470,7 +487,9 @@ class Writer:
             was_away = self._away
             self._away = self._late = False
             self._wants_all = self._wants_all and not self._backlog.is_said
-            self._changed.notify_all()
+            self._step_back()
+            told = self._let_look_again()
+        _tell(told)
         if was_away:
             logger.info("the trace store is back")
 
