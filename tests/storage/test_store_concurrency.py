@@ -6,13 +6,17 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from _records import node_record, run_id, run_record, span_record
 from _runs import run_at_once
+from configurable_agents import create_storage_backend
 from configurable_agents.storage.base import StorageBackend
+from configurable_agents.storage.upkeep import sql_store
 
 THREADS = 8
 PROCESSES = 4
@@ -45,6 +49,36 @@ def test_threads_write_through_one_store_at_once(store: StorageBackend) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda writer: write_runs(store, writer * 1000), range(1, THREADS + 1)))
     assert_every_row_is_there(store, THREADS)
+
+
+class CtrlC:
+    """The turn to write of a SQLite store: a signal's handler raises as soon as it is had, once."""
+
+    def __init__(self, turn: Any) -> None:
+        self._turn = turn
+        self._is_sent = False
+
+    def acquire(self, *, timeout: float) -> bool:
+        had: bool = self._turn.acquire(timeout=timeout)
+        if not self._is_sent:
+            self._is_sent = True
+            raise KeyboardInterrupt
+        return had
+
+    def release(self) -> None:
+        self._turn.release()
+
+
+def test_ctrl_c_just_when_it_is_a_threads_turn_leaves_the_next_turn_to_others(tmp_path: Path) -> None:
+    """Else the store would be away for the rest of the process."""
+    with closing(create_storage_backend(tmp_path / "runs.db")) as backend:
+        database = sql_store(backend).database
+        database._writer = CtrlC(database._writer)  # type: ignore[assignment]  # a signal cannot be timed so well
+        with pytest.raises(KeyboardInterrupt):
+            backend.write([run_record(1)])
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(backend.write, [run_record(2)]).result()
+        assert [run.run_id for run in backend.runs.list_runs()] == [run_id(2)]
 
 
 def test_threads_that_first_open_one_fresh_store_at_once_all_write(open_store: Open) -> None:

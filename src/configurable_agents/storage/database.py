@@ -32,7 +32,7 @@ class Database:
         self._closed = False
         self._current = threading.local()
         # SQLite has one writer at a time. Its own waiting polls and is unfair, so threads of one process queue here.
-        self._writer = threading.Lock() if engine.dialect.name == "sqlite" else None
+        self._writer = threading.RLock() if engine.dialect.name == "sqlite" else None
         self._kept: list[WritingConnection] = []
         """SQLite's writing connection, between transactions: taking one from the pool costs as much as an insert."""
         mind_forks(self)
@@ -126,13 +126,13 @@ class Database:
         finally:
             self._current.connection = None
 
-    def _write(self, work: Callable[[sa.Connection], T], turn: threading.Lock) -> T:
+    def _write(self, work: Callable[[sa.Connection], T], turn: threading.RLock) -> T:
         """Write into a SQLite file, on the connection that is kept for it."""
         in_haste = getattr(self._current, "is_in_haste", False)
         patience = 0.0 if in_haste else self._busy_timeout_seconds
-        if not turn.acquire(timeout=patience):
-            raise StorageError(f"the store at {self.location} is being written by another thread; try again")
         try:
+            if not turn.acquire(timeout=patience):
+                raise StorageError(f"the store at {self.location} is being written by another thread; try again")
             with GATE:
                 kept, is_whole = self._taken(), False
                 try:
@@ -144,7 +144,7 @@ class Database:
                 finally:
                     self._give_back(kept, is_whole=is_whole)
         finally:
-            turn.release()
+            _end(turn)
 
     def before_fork(self) -> None:
         """Leave no idle connection to a child: SQLite's locks and files do not survive being shared by a fork."""
@@ -155,7 +155,15 @@ class Database:
         self.engine.dispose(close=False)
         self._kept.clear()
         self._current = threading.local()
-        self._writer = threading.Lock() if self._writer is not None else None
+        self._writer = threading.RLock() if self._writer is not None else None
+
+
+def _end(turn: threading.RLock) -> None:
+    """Leave the turn to others, if this thread has it: a signal's handler that raises just when it is had hides that."""
+    try:  # noqa: SIM105 - `suppress` costs more than all the rest, at each commit
+        turn.release()
+    except RuntimeError:  # it is somebody else's
+        pass
 
 
 def _let_go(kept: WritingConnection) -> None:
