@@ -20,10 +20,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from _runs import chain, field, rows, start_program
 from _workflows import make
 from configurable_agents import Workflow, create_storage_backend, run_workflow, semconv
+from configurable_agents.storage.backend import SqlAlchemyStorageBackend
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.records import AnyRecord, SpanKey
 from configurable_agents.storage.recovery import segments
-from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
 
 
 def chain_with(storage: Mapping[str, Any]) -> Workflow:
@@ -282,7 +282,7 @@ def serve(log: str) -> None:
 def warm_up() -> None:
     """Import what a run imports, without opening a store."""
 
-    import configurable_agents.storage.repositories
+    import configurable_agents.storage.backend
     import configurable_agents.storage.schema  # noqa: F401
 
     run_workflow(CHAIN, functions={"act": lambda: 1}, store=False)

@@ -165,7 +165,7 @@ def run_program(text: str, *arguments: object, **environment: str) -> tuple[int,
 
 _AT_ONCE = """
 import os, sys
-import configurable_agents.storage.repositories, configurable_agents.storage.schema
+import configurable_agents.storage.backend, configurable_agents.storage.schema
 gate, held = os.pipe()
 children = []
 for number in range(PROCESSES):

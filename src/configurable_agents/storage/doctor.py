@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from configurable_agents.errors import StorageError
 from configurable_agents.storage import usage
+from configurable_agents.storage.backend import SqlAlchemyStorageBackend
 from configurable_agents.storage.factory import create_storage_backend, locate
 from configurable_agents.storage.models import SCHEMA_REVISION
-from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
 from configurable_agents.storage.targets import Target, journal_directories
 from configurable_agents.storage.upkeep import (
     JournalInfo,

@@ -165,7 +165,7 @@ def _brought_up(
     patient: bool,
     power: bool = False,
 ) -> StorageBackend:
-    from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
+    from configurable_agents.storage.backend import SqlAlchemyStorageBackend
     from configurable_agents.storage.schema import bring_up_to_date
 
     try:

@@ -8,7 +8,7 @@ from typing import Final
 
 from configurable_agents.storage.forking import LOADING
 
-_OURS: Final = ("database", "engines", "repositories", "schema")
+_OURS: Final = ("backend", "database", "engines", "schema")
 
 
 def load(dialect: str) -> None:

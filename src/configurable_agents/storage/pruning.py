@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
+from configurable_agents.storage.backend import SqlAlchemyStorageBackend
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.models import execution_states, run_deliveries, spans, workflow_configs, workflow_runs
-from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
 from configurable_agents.storage.space import give_back, size_of, used_bytes_of
 from configurable_agents.storage.upkeep import sql_store
 from configurable_agents.storage.usage import delete_spans

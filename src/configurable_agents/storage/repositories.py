@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
-from itertools import groupby
-from operator import attrgetter
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
-from configurable_agents.errors import RunNotFoundError, StorageError
+from configurable_agents.errors import RunNotFoundError
 from configurable_agents.semconv import Status
-from configurable_agents.storage import deliveries, leases, statements, usage
+from configurable_agents.storage import deliveries, statements, usage
 from configurable_agents.storage.base import (
     AbstractExecutionStateRepository,
     AbstractWorkflowRunRepository,
     ModelUsage,
-    StorageBackend,
 )
 from configurable_agents.storage.database import Database
-from configurable_agents.storage.engines import sync_log
 from configurable_agents.storage.models import execution_states, run_deliveries, spans, workflow_configs, workflow_runs
 from configurable_agents.storage.records import (
-    AnyRecord,
     DeliveryRecord,
     ExecutionStateRecord,
-    Record,
-    SpanKey,
     SpanRecord,
     WorkflowRunRecord,
-    by_kind,
 )
-from configurable_agents.storage.recovery import recover
-
-logger = logging.getLogger(__name__)
 
 _Read = TypeVar("_Read")
 
@@ -65,7 +51,7 @@ class SqlAlchemyWorkflowRunRepository(AbstractWorkflowRunRepository):
 
     def writing(self, records: Sequence[WorkflowRunRecord]) -> list[statements.Statement]:
         """Make ready what `upsert_many` writes."""
-        hashed, dialect = [*map(_with_hash, records)], self._database.dialect
+        hashed, dialect = [*map(with_hash, records)], self._database.dialect
         # Texts first: `delete` keeps writers of new texts waiting until it knows which ones are in use.
         return [*statements.of_configs(dialect, hashed), *statements.of_runs(dialect, hashed)]
 
@@ -179,236 +165,8 @@ class SqlAlchemyExecutionStateRepository(AbstractExecutionStateRepository):
         return self._database.run(lambda connection: _records(kind, connection.execute(query)))
 
 
-class SqlAlchemyStorageBackend(StorageBackend):
-    """A store in SQLite or PostgreSQL that is open."""
-
-    runs: SqlAlchemyWorkflowRunRepository
-    execution_states: SqlAlchemyExecutionStateRepository
-
-    def __init__(
-        self,
-        database: Database,
-        *,
-        file: Path | None = None,
-        journals: Sequence[Path] = (),
-        has_leases: bool = False,
-        power: bool = False,
-    ) -> None:
-        self._database = database
-        self._is_quick = file is not None and not power  # no server to wait for, and no disk
-        self._has_leases = has_leases
-        self.renew_seconds = leases.RENEW_SECONDS if has_leases else None
-        self._file = file
-        self._path = str(file) if file is not None else None
-        self._identity = _identity_of(self._path) if self._path is not None else None
-        self.location = database.location
-        self.journals = tuple(journals)
-        self.runs = SqlAlchemyWorkflowRunRepository(database, before_listing=self._recover_quietly)
-        self.execution_states = SqlAlchemyExecutionStateRepository(database)
-
-    @property
-    def database(self) -> Database:
-        """The database itself, for its upkeep."""
-        return self._database
-
-    @property
-    def file(self) -> Path | None:
-        """The file of a SQLite store."""
-        return self._file
-
-    def write(self, records: Sequence[AnyRecord]) -> None:
-        """Write records of any kind in one transaction, through the repositories."""
-        if records:
-            self._database.run(self._writing(records), write=True)
-
-    def write_at_once(self, records: Sequence[AnyRecord]) -> bool:
-        """Write records into a file, if nobody else is writing it (see the base class)."""
-        return self._is_quick and self._database.at_once(lambda: self.write(records))
-
-    def _writing(self, records: Sequence[AnyRecord]) -> Callable[[sa.Connection], None]:
-        runs, states, others, marks = by_kind(records)
-        # Not within the transaction: a database has one writer at a time, and others wait for this one to end.
-        made = [*self.runs.writing(runs), *self.execution_states.writing(states)]
-
-        def work(connection: sa.Connection) -> None:
-            statements.execute(connection, made)
-            if self._has_leases:
-                leases.take(connection, [_key(run) for run in runs if run.status == Status.RUNNING])
-                leases.give_up(connection, [_key(run) for run in runs if run.status != Status.RUNNING])
-            if others:
-                self.execution_states.upsert_spans(others)
-            if marks:
-                self.runs.mark_delivered(marks)
-
-        return work
-
-    def prepare_tending(self) -> None:
-        """Bring SQLite's log onto the disk, which `tend` would have to wait for; most of its time is this."""
-        if self._file is not None:
-            sync_log(self._file)
-
-    def tend(self) -> None:
-        """Bring what SQLite's log holds into the file: not in a commit, since it waits for the disk."""
-        self._database.checkpoint()
-
-    def together(self, read: Callable[[], _Read]) -> _Read:
-        """Do several reads in one transaction, on one connection."""
-        return self._database.run(lambda _connection: read())
-
-    def take_in(self, batches: Iterable[Sequence[Record]]) -> int:
-        """Write records of another store in one transaction (see the base class)."""
-
-        def work(connection: sa.Connection) -> int:
-            tally = usage.Tally()
-            written = sum(_take_in(connection, batch, tally) for batch in batches)
-            tally.write(connection)
-            return written
-
-        return self._database.run(work, write=True)
-
-    def mark_interrupted(self, runs: Sequence[SpanKey], nodes: Sequence[SpanKey]) -> None:
-        """Say of what is still running that its process has died (see the base class)."""
-
-        def work(connection: sa.Connection) -> None:
-            for run_id, span_ids in _by_run(_with_runs(connection, execution_states, nodes)):
-                connection.execute(_interrupted(execution_states, run_id, span_ids))
-            for key in _with_runs(connection, workflow_runs, runs):
-                # Also a run that was marked before: the rest of its node executions may have stood in another journal.
-                if connection.execute(_interrupted(workflow_runs, key.run_id, [key.span_id])).rowcount:
-                    connection.execute(summed_up(key))
-
-        self._database.run(work, write=True)
-
-    def hold(self, runs: Sequence[SpanKey]) -> None:
-        """Renew the leases of runs that go on."""
-
-        def work(connection: sa.Connection) -> None:
-            leases.revive(connection, runs)
-            leases.take(connection, runs)
-            leases.forget_old(connection)
-
-        if runs and self._has_leases:
-            self._database.run(work, write=True)
-
-    def _end_lapsed(self) -> None:
-        """Mark the runs of processes that have renewed no lease for so long that they must have died."""
-        runs, nodes = self._database.run(leases.lapsed)
-        if runs:
-            self.mark_interrupted(runs, nodes)
-            self._database.run(lambda connection: leases.give_up(connection, runs), write=True)
-
-    def _recover_quietly(self) -> None:
-        try:
-            self.recover()
-        except (StorageError, OSError):  # who reads shall see what is there, also where nothing can be written
-            logger.warning("journals of processes that have died could not be taken up", exc_info=True)
-
-    def recover(self) -> None:
-        """Take up the journals of processes that have died (see the base class)."""
-        for directory in self.journals:
-            recover(directory, self)
-        if self._has_leases:
-            self._end_lapsed()
-
-    def is_current(self) -> bool:
-        """Say whether the open file is still the one at the store's path."""
-        return self._path is None or _identity_of(self._path) == self._identity
-
-    def close(self) -> None:
-        """Give the database's connections back."""
-        self._database.close()
-
-
-def _identity_of(path: str) -> tuple[int, int] | None:
-    """Give device and inode of the file at a path; None if there is none."""
-    try:
-        found = os.stat(path)  # noqa: PTH116 - a `Path` costs as much again, at each commit
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _take_in(connection: sa.Connection, records: Sequence[Record], tally: usage.Tally) -> int:
-    runs, states, others, _ = by_kind(records)
-    hashed = [_with_hash(run) for run in runs]
-    # A text is nobody's but its hash's, which the file's reader has compared.
-    dialect = connection.dialect.name
-    statements.execute(connection, statements.of_configs(dialect, hashed))
-    written = statements.insert_spans(connection, others, tally)
-    # What did not end there may well go on here, so such a record gives way to whatever is here.
-    for ends in (True, False):
-        where: statements.Where = "earlier" if ends else "absent"
-        some_runs = [run for run in hashed if _has_ended(run) is ends]
-        some_states = [state for state in states if _has_ended(state) is ends]
-        written += statements.execute(connection, statements.of_runs(dialect, some_runs, where=where))
-        written += statements.execute(connection, statements.of_states(dialect, some_states, where=where))
-    return written
-
-
-def _has_ended(record: WorkflowRunRecord | ExecutionStateRecord) -> bool:
-    return record.status not in _UNFINISHED
-
-
-def _key(record: WorkflowRunRecord) -> SpanKey:
-    return SpanKey(record.run_id, record.span_id, record.trace_id)
-
-
-_UNFINISHED: Final = (Status.RUNNING.value, Status.INTERRUPTED.value)
-_SPANS_AT_ONCE: Final = 500
-
-
-def _with_runs(connection: sa.Connection, table: sa.Table, keys: Sequence[SpanKey]) -> list[SpanKey]:
-    """Give keys with their run ids; what an older version noted without one is searched for in the whole table."""
-    known = [key for key in keys if key.run_id]
-    lacking = [(key.span_id, key.trace_id) for key in keys if not key.run_id]
-    if lacking:
-        row = table.c
-        query = sa.select(row.run_id, row.span_id, row.trace_id).where(
-            row.status.in_(_UNFINISHED), sa.tuple_(row.span_id, row.trace_id).in_(lacking)
-        )
-        known += [SpanKey(*found) for found in connection.execute(query)]
-    return sorted(known)
-
-
-def _by_run(keys: Sequence[SpanKey]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Give span ids by run, not too many for a statement: each one looks through the keys of the run's whole history."""
-    for run_id, of_run in groupby(keys, attrgetter("run_id")):
-        span_ids = [key.span_id for key in of_run]
-        for start in range(0, len(span_ids), _SPANS_AT_ONCE):
-            yield run_id, span_ids[start : start + _SPANS_AT_ONCE]
-
-
-def _interrupted(table: sa.Table, run_id: str, span_ids: Sequence[str]) -> sa.Update:
-    return (
-        sa.update(table)
-        .where(table.c.run_id == run_id, table.c.span_id.in_(span_ids), table.c.status.in_(_UNFINISHED))
-        .values(status=Status.INTERRUPTED.value)
-    )
-
-
-SUMS: Final = (
-    *("model_calls", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
-    *("reasoning_tokens", "priced_cost_usd", "unpriced_calls"),
-)
-"""The totals of a run that are plain sums over its node executions."""
-
-
-def summed_up(key: SpanKey) -> sa.Update:
-    """Give a run the totals of its node executions."""
-    run, node = workflow_runs.c, execution_states.c
-
-    def total(expression: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
-        return sa.select(sa.func.coalesce(expression, 0)).where(node.run_id == run.run_id).scalar_subquery()
-
-    values: dict[str, Any] = {name: total(sa.func.sum(node[name])) for name in SUMS}
-    values["node_executions"] = total(sa.func.count())
-    # Unknown if any part is.
-    unknown = sa.select(sa.func.count()).where(node.run_id == run.run_id, node.cost_usd.is_(None)).scalar_subquery()
-    values["cost_usd"] = sa.case((unknown == 0, total(sa.func.sum(node.cost_usd))), else_=None)
-    return sa.update(workflow_runs).where(run.run_id == key.run_id, run.span_id == key.span_id).values(values)
-
-
-def _with_hash(record: WorkflowRunRecord) -> WorkflowRunRecord:
+def with_hash(record: WorkflowRunRecord) -> WorkflowRunRecord:
+    """Give a run with the hash of its workflow file's text, by which that is kept."""
     if record.config_text is None or record.config_sha256 is not None:
         return record
     digest = hashlib.sha256(record.config_text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -12,9 +12,9 @@ from typing import Final
 import sqlalchemy as sa
 
 from configurable_agents.errors import StorageError
+from configurable_agents.storage.backend import SqlAlchemyStorageBackend
 from configurable_agents.storage.database import translated
 from configurable_agents.storage.models import metadata
-from configurable_agents.storage.repositories import SqlAlchemyStorageBackend
 
 PATIENCE_SECONDS: Final = 30.0
 """How long upkeep waits for those who write; they in turn wait for it, with what they have in their journals."""

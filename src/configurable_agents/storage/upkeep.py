@@ -16,12 +16,13 @@ import sqlalchemy as sa
 from configurable_agents.errors import StorageError
 from configurable_agents.semconv import Status
 from configurable_agents.storage import usage
+from configurable_agents.storage.backend import SqlAlchemyStorageBackend
 from configurable_agents.storage.base import StorageBackend
+from configurable_agents.storage.interruptions import SUMS, summed_up
 from configurable_agents.storage.locks import LockedError, lock_exclusively
 from configurable_agents.storage.models import execution_states, spans, workflow_runs
 from configurable_agents.storage.records import SpanKey
 from configurable_agents.storage.recovery import QUARANTINE, segments
-from configurable_agents.storage.repositories import SUMS, SqlAlchemyStorageBackend, summed_up
 from configurable_agents.storage.schema import read_revision
 from configurable_agents.storage.space import free_bytes_of, give_back, plain_connection, size_of
 
