@@ -75,8 +75,12 @@ def lineage(deltas: Mapping[int, Delta], reads_from: Sequence[int]) -> list[Delt
 
 def apply(state: dict[str, Any], writes: Mapping[str, Any], reducers: Mapping[str, str]) -> None:
     """Write what one execution wrote into the state, in place."""
-    for name, value in writes.items():
-        state[name] = REDUCERS[reducers[name]](state.get(name), value) if name in reducers else value
+    if reducers:
+        writes = {
+            name: REDUCERS[reducers[name]](state.get(name), value) if name in reducers else value
+            for name, value in writes.items()
+        }
+    state.update(writes)
 
 
 def _collect(state: dict[str, Any], item: Delta) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from _graphs import graph
 from _runs import chain, field
-from configurable_agents.core.graph import Plan, Token, decide, move, next_nodes, settle_maps
+from configurable_agents.core.graph import Plan, Token, decide, move, next_nodes
 from configurable_agents.errors import ConditionError, MapError
 
 
@@ -127,13 +127,13 @@ def test_maps_over_empty_lists_are_passed_one_after_another() -> None:
     fields: Any = {"log": log, "item": field("list[str]"), "items": field("list[str]"), **lists}
     edges = [{"from": "START", "to": "a"}, mapped("a", "x", "one"), mapped("x", "y", "two"), *chain("y z END")]
     plan = graph(fields, nodes, edges).plan
-    decision, emptied = settle_maps(plan, "a", {"items": []}, {})
-    assert (decision.label, emptied) == ("z", {"one": [], "two": []})
-    decision, emptied = settle_maps(plan, "a", {"items": ["i"]}, {})
-    assert (decision.label, decision.items is not None, emptied) == ("x", True, {})
+    past = decide(plan, "a", {"items": []}, {})
+    assert (past.label, past.items, past.emptied) == ("z", None, {"one": [], "two": []})
+    into = decide(plan, "a", {"items": ["i"]}, {})
+    assert (into.label, into.items is not None, into.emptied) == ("x", True, {})
     for value in (None, "text", {"a": 1}):
         with pytest.raises(MapError, match="needs a list"):
-            settle_maps(plan, "a", {"items": value}, {})
+            decide(plan, "a", {"items": value}, {})
 
 
 def test_a_condition_that_cannot_be_computed_is_an_error_and_not_false() -> None:

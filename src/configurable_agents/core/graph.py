@@ -9,8 +9,8 @@ making a frozen one takes three times as long.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from configurable_agents.config.conditions import ParsedCondition, parse_condition
 from configurable_agents.config.schema import START, Edge, NodeConfig, Parallel, WorkflowConfig
@@ -38,6 +38,8 @@ class Decision:
     items: Parallel | None = None
     exhausted: bool = False
     """A loop was left because `max_iterations` was reached."""
+    emptied: Mapping[str, Any] = field(default_factory=dict)
+    """The collect fields that were set to `[]`, of the maps that it went past because their lists are empty."""
     label: str = field(init=False)
     """The targets as text."""
 
@@ -81,7 +83,6 @@ class Map:
     target: Target
 
 
-_NOTHING: Final[Mapping[str, Any]] = {}
 Exit = Go | Choose | Repeat | Map
 
 
@@ -178,12 +179,20 @@ def _exit(source: str, edges: Sequence[Edge]) -> Exit:
 def decide(plan: Plan, source: str, state: Mapping[str, Any], loops: Mapping[int, int]) -> Decision:
     """Say where a token goes after `source` has run (or, for START, when the run begins).
 
+    It goes on past every map whose list is empty: its result is `[]`, and its target's own edge comes next.
+
     Raises:
         ConditionError: A condition cannot be computed on this state.
+        MapError: The items are no list.
     """
     way = plan.exits[source]
     if isinstance(way, Go):
         return Decision(way.targets, loops) if loops else way.outside_of_loops
+    decision = _chosen(way, state, loops)
+    return decision if decision.items is None else _settled(plan, decision, decision.items, state)
+
+
+def _chosen(way: Choose | Repeat | Map, state: Mapping[str, Any], loops: Mapping[int, int]) -> Decision:
     if isinstance(way, Choose):
         taken = next((target for condition, target in way.routes if evaluate(condition, state)), way.default)
         return Decision((taken,), loops)
@@ -197,33 +206,16 @@ def decide(plan: Plan, source: str, state: Mapping[str, Any], loops: Mapping[int
     return Decision((way.restart,), {**loops, way.edge: count})
 
 
-def settle_maps(
-    plan: Plan, source: str, state: Mapping[str, Any], loops: Mapping[int, int]
-) -> tuple[Decision, Mapping[str, Any]]:
-    """Decide, and go on past every map whose list is empty: its result is `[]`, and its target's own edge comes next.
-
-    Returns:
-        The decision, and the collect fields that were set to `[]` on the way.
-
-    Raises:
-        ConditionError: A condition cannot be computed on this state.
-        MapError: The items are no list.
-    """
-    decision = decide(plan, source, state, loops)
-    if decision.items is None:
-        return decision, _NOTHING
-    emptied: dict[str, Any] = {}
-    while decision.items is not None:
-        items = state.get(decision.items.items_field)
-        if not isinstance(items, list):
-            found = "null" if items is None else f"a value of type {type(items).__name__!r}"
-            raise MapError(f"the map over {decision.items.items_field!r} needs a list; it holds {found}")
-        if items:
-            break
-        emptied[decision.items.collect_field] = []
-        state = {**state, **emptied}
-        decision = decide(plan, decision.items.target_node, state, decision.loops)
-    return decision, emptied
+def _settled(plan: Plan, decision: Decision, map_: Parallel, state: Mapping[str, Any]) -> Decision:
+    items = state.get(map_.items_field)
+    if not isinstance(items, list):
+        found = "null" if items is None else f"a value of type {type(items).__name__!r}"
+        raise MapError(f"the map over {map_.items_field!r} needs a list; it holds {found}")
+    if items:
+        return decision
+    emptied: dict[str, Any] = {map_.collect_field: []}
+    further = decide(plan, map_.target_node, {**state, **emptied}, decision.loops)
+    return replace(further, emptied={**emptied, **further.emptied})
 
 
 def move(

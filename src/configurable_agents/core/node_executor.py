@@ -10,17 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
-from opentelemetry import trace
 from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
-from configurable_agents.core.encoding import encode
 from configurable_agents.core.functions import FunctionPool, awaited, call_inline, is_async, is_awaited, named_outputs
-from configurable_agents.core.graph import Decision, Plan, Token, settle_maps
+from configurable_agents.core.graph import Decision, Plan, Token, decide
 from configurable_agents.core.meter import Meter
 from configurable_agents.core.model_call import ModelCaller, ProviderError
 from configurable_agents.core.nodes import CompiledNode, Item, collected
-from configurable_agents.core.spans import COMPLETED, Recorder, error_type, record_failure
+from configurable_agents.core.spans import COMPLETED, Recorder, error_type, record_failure, with_span
 from configurable_agents.core.templates import Scope, render
 from configurable_agents.core.waiting import in_a_loop, within
 from configurable_agents.deltas import apply
@@ -112,7 +110,7 @@ class NodeExecutor:
     async def execute(self, visit: Visit) -> None:
         """Execute the node; every exception, of whatever kind, is the visit's `error` then."""
         self._start(visit)
-        token = otel_context.attach(trace.set_span_in_context(visit.span, self._recorder.context))
+        token = otel_context.attach(with_span(visit.span, self._recorder.context))
         try:
             writes = await (self._call(visit) if visit.node.is_called_once else self._attempts(visit))
             self._completed(visit, writes)
@@ -143,8 +141,8 @@ class NodeExecutor:
             attributes[semconv.READS_FROM] = token.heads
         if token.path or visit.item is not None:
             attributes[semconv.BRANCH] = visit.branch
-        if visit.item is not None:
-            attributes[semconv.MAP_INDEX] = visit.item.index
+            if visit.item is not None:
+                attributes[semconv.MAP_INDEX] = visit.item.index
         visit.captures = self._capture_content and node.captures
         visit.end = {}
         visit.span = recorder.parent.begin_child(node.span_name, attributes, trusted=True)
@@ -157,10 +155,11 @@ class NodeExecutor:
         self.executions += 1
         end = visit.end
         end[semconv.DURATION_SECONDS] = time.perf_counter() - visit.started
-        if visit.asked is not None:
-            end.update(self._counted(visit.asked))
+        asked = visit.asked
+        if asked is not None:
+            end.update(self._counted(asked))
         # What a provider or an exception said may be of any kind.
-        visit.span.complete(end, trusted=visit.asked is None and visit.error is None)
+        visit.span.complete(end, trusted=asked is None and visit.error is None)
 
     def _counted(self, asked: _Asked) -> dict[str, AttributeValue]:
         self.meter.include(asked.meter)
@@ -180,26 +179,26 @@ class NodeExecutor:
         else:
             value = collected(writes, visit.node.output_names)
             visit.writes = {visit.item.parallel.collect_field: value}
-        end, decision = visit.end, visit.decision
+        end = visit.end
         if visit.captures:
-            end[semconv.CONTENT_OUTPUTS] = self._recorder.mask(encode(visit.writes))
-        if decision is not None:
-            end[semconv.EDGE] = decision.label
-            if decision.exhausted:
-                end[semconv.LOOP_EXHAUSTED] = True
+            end[semconv.CONTENT_OUTPUTS] = self._recorder.content(visit.writes)
         end[semconv.STATUS] = COMPLETED
 
     def _decide(self, visit: Visit, writes: dict[str, Any]) -> None:
-        visit.after = state = dict(visit.token.state)
-        apply(state, writes, self._plan.reducers)
+        token, plan = visit.token, self._plan
+        visit.after = state = dict(token.state)
+        apply(state, writes, plan.reducers)
         try:
-            visit.decision, emptied = settle_maps(self._plan, visit.node.id, state, visit.token.loops)
+            visit.decision = decision = decide(plan, token.at, state, token.loops)
         except Exception as error:  # noqa: BLE001 - a condition that cannot be computed: the run fails, the node did not
             visit.edge_error = error
             return
-        if emptied:
-            state.update(emptied)
-            visit.writes = {**writes, **emptied}
+        if decision.emptied:
+            state.update(decision.emptied)
+            visit.writes = {**writes, **decision.emptied}
+        visit.end[semconv.EDGE] = decision.label
+        if decision.exhausted:
+            visit.end[semconv.LOOP_EXHAUSTED] = True
 
     def _failed(self, visit: Visit, error: BaseException) -> None:
         visit.error = error
@@ -239,19 +238,18 @@ class NodeExecutor:
             return {}
         inputs = visit.node.resolve_inputs(visit.token.state, visit.item)
         if visit.captures:
-            visit.end[semconv.CONTENT_INPUTS] = self._recorder.mask(encode(inputs))
+            visit.end[semconv.CONTENT_INPUTS] = self._recorder.content(inputs)
         return inputs
 
     async def _call(self, visit: Visit) -> dict[str, Any]:
         node = visit.node
         inputs = self._inputs(visit)
         call = self._functions[node.function]
-        on_loop = is_async(call)
-        if visit.alone and not on_loop and node.timeout is None:
+        if visit.alone and node.timeout is None and not is_async(call):
             result = call_inline(call, inputs)
         else:
             await in_a_loop()
-            result = call(**inputs) if on_loop else await self._pool.run(lambda: call(**inputs))
+            result = call(**inputs) if is_async(call) else await self._pool.run(lambda: call(**inputs))
         if is_awaited(result):
             result = await awaited(result)
         return node.checked(named_outputs(result, node.output_names))

@@ -6,7 +6,9 @@ import functools
 import json
 import re
 from collections.abc import Callable, Collection, Iterator
-from typing import Final
+from typing import Any, Final
+
+from configurable_agents.core.encoding import encode
 
 MASK: Final = "***"
 MIN_CHARACTERS: Final = 6
@@ -26,6 +28,12 @@ def _masker(values: frozenset[str]) -> Callable[[str], str]:
     longest_first = sorted(spellings, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, longest_first)))
     return lambda text: pattern.sub(MASK, text)
+
+
+@functools.lru_cache(maxsize=8)
+def encoder(mask: Callable[[str], str]) -> Callable[[Any], str]:
+    """Make a function that gives a value as JSON text, with what a `masker` hides hidden in it."""
+    return encode if mask is _unchanged else lambda value: mask(encode(value))
 
 
 def _spellings(value: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import asyncio
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -27,6 +27,8 @@ WITHHELD: Final = "the error's text is not kept: capture_content is false"
 _WITHOUT_CONTENT: Final = (ExecutionLimitError, MapError, NodeTimeoutError, RunTimeoutError)
 """Errors whose texts are our own, and hold no value of the run's."""
 
+(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+
 
 @dataclass(slots=True)  # nobody changes one; making a frozen one takes three times as long, and each run makes one
 class Recorder:
@@ -39,6 +41,8 @@ class Recorder:
     """Attributes of every span: the run's id."""
     mask: Callable[[str], str]
     """Hides the known secrets in a text."""
+    content: Callable[[Any], str]
+    """Gives a value as JSON text, with the known secrets hidden."""
 
     def start(self, name: str, attributes: Mapping[str, AttributeValue], *, kind: SpanKind) -> RecordedSpan:
         """Start a span below the parent, with the common attributes."""
@@ -46,7 +50,15 @@ class Recorder:
 
     def below(self, span: RecordedSpan) -> Recorder:
         """Make the recorder of a span's children."""
-        return replace(self, parent=span, context=trace.set_span_in_context(span, self.context))
+        return replace(self, parent=span, context=with_span(span, self.context))
+
+
+def with_span(span: Span, context: Context) -> Context:
+    """Give a context with a span as the current one.
+
+    As `trace.set_span_in_context`, which makes two calls and a copy more on its way; each node needs it.
+    """
+    return Context({**context, _SPAN_KEY: span})
 
 
 def status_of(error: BaseException) -> Status:

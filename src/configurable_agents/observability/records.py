@@ -20,15 +20,18 @@ _RUN: Final = semconv.Operation.INVOKE_WORKFLOW.value
 
 def to_record(span: ReadableSpan) -> Record:
     """Make the record of a span: of a running one what is known so far."""
-    attributes: Mapping[str, Any]
     if isinstance(span, RunSpan):
-        values, attributes = span.fields.copy(), span.known_attributes
-        if not span.is_plain:
-            values |= _events_and_links(span)
-    else:
-        values, attributes = _fields(span), span.attributes or {}
-    record = typed_record(values, attributes)
-    return _other(span, values) if record is None else record
+        return run_record(span)
+    values = _fields(span)
+    return typed_record(values, span.attributes or {}) or _other(span, values)
+
+
+def run_record(span: RunSpan) -> Record:
+    """Make the record of a span that a run of ours has made."""
+    values = span.fields.copy()
+    if not span.is_plain:
+        values |= _events_and_links(span)
+    return typed_record(values, span.known_attributes) or _other(span, values)
 
 
 def _other(span: ReadableSpan, values: dict[str, Any]) -> SpanRecord:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from configurable_agents.observability.exporter import StoreSpanExporter
-from configurable_agents.observability.records import to_record
+from configurable_agents.observability.records import run_record
 from configurable_agents.observability.spans import RunSpan, SpanRoute
 from configurable_agents.semconv import Operation
 from configurable_agents.storage.records import NodeStart, Record
@@ -79,7 +79,7 @@ class RunRoute:
 
     def _hold(self, span: RunSpan) -> None:
         try:
-            self._held.append(to_record(span))
+            self._held.append(run_record(span))
         except Exception:  # telemetry never breaks a run: this line is the only witness
             logger.exception("could not keep the span %r", span.name)
 

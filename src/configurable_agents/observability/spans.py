@@ -39,6 +39,7 @@ _GIVEN_ONCE: Final = frozenset(
 """What a span is does not change after its start: a node whose code calls its span a model call is a node still."""
 _UNSET, _OK, _ERROR = StatusCode.UNSET.name, StatusCode.OK.name, StatusCode.ERROR.name
 _COMPLETED: Final = semconv.Status.COMPLETED.value
+_INTERNAL: Final = SpanKind.INTERNAL
 _SETTABLE: Final = (StatusCode.OK, StatusCode.ERROR)
 
 
@@ -164,7 +165,7 @@ class RunSpan(RecordedSpan, ReadableSpan):
         name: str,
         attributes: dict[str, AttributeValue],
         *,
-        kind: SpanKind = SpanKind.INTERNAL,
+        kind: SpanKind = _INTERNAL,
         trusted: bool = False,
     ) -> RunSpan:
         """Start a span below this one (see the base class)."""
@@ -179,7 +180,7 @@ class RunSpan(RecordedSpan, ReadableSpan):
         }
         if trace.header is not None:
             fields["trace_state"] = trace.header
-        if kind is not SpanKind.INTERNAL:
+        if kind is not _INTERNAL:
             fields["kind"] = kind.name
         span = RunSpan(trace, self, attributes if trusted else plain(attributes), fields)
         trace.keeper.on_start(span)
@@ -187,8 +188,6 @@ class RunSpan(RecordedSpan, ReadableSpan):
 
     def complete(self, attributes: dict[str, AttributeValue], *, trusted: bool = False) -> None:
         """Set the last attributes and the status, and end (see the base class)."""
-        if self._is_over("the end"):
-            return
         self._attributes.update(attributes if trusted else plain(attributes))
         fields = self.fields
         fields.pop("status_message", None)  # of an error that a node's code spoke of

@@ -19,10 +19,10 @@ from configurable_agents.core.graph import (
     Token,
     common_fork,
     common_path,
+    decide,
     merge_order,
     move,
     next_nodes,
-    settle_maps,
 )
 from configurable_agents.core.node_executor import NodeExecutor, Visit
 from configurable_agents.core.nodes import CompiledNode, Item
@@ -109,8 +109,8 @@ class Engine:
         return self._result()
 
     def _enter(self, state: Mapping[str, Any]) -> None:
-        decision, emptied = settle_maps(self._plan, START, state, {})
-        start = {**state, **emptied}
+        decision = decide(self._plan, START, state, {})
+        start = {**state, **decision.emptied}
         self._arrive(move(self._plan, Token(START, -1, start), decision, state=start, heads=()))
 
     def _arrive(self, tokens: Sequence[Token]) -> None:
@@ -188,11 +188,11 @@ class Engine:
         state = dict(token.state)
         state[parallel.collect_field] = [visit.writes[parallel.collect_field] for visit in visits]
         try:
-            decision, emptied = settle_maps(self._plan, token.at, state, token.loops)
+            decision = decide(self._plan, token.at, state, token.loops)
         except Exception as error:
             raise RunError(error) from error
         heads = tuple(visit.seq for visit in visits)
-        return move(self._plan, token, decision, state={**state, **emptied}, heads=heads)
+        return move(self._plan, token, decision, state={**state, **decision.emptied}, heads=heads)
 
     async def _all_items(self, visits: Sequence[Visit], width: int) -> None:
         """Execute visits, `width` at once; after the first failure the rest is recorded as cancelled."""

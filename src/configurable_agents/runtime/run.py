@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from opentelemetry import context as otel_context
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
 from configurable_agents.config.schema import RuntimeConfig
-from configurable_agents.core.encoding import encode
 from configurable_agents.core.node_executor import NodeExecutor
-from configurable_agents.core.secrets import masker
-from configurable_agents.core.spans import COMPLETED, Recorder, describe, record_failure
+from configurable_agents.core.secrets import encoder, masker
+from configurable_agents.core.spans import COMPLETED, Recorder, describe, record_failure, with_span
 from configurable_agents.core.waiting import Interruption, in_a_loop, within
 from configurable_agents.errors import NodeExecutionError, RunTimeoutError, WorkflowExecutionError
 from configurable_agents.llm.base import ChatModel
@@ -87,6 +85,7 @@ class _Run:
         self._workflow = ready.workflow
         self._run_id = RunId(IDS.generate_run_id())
         self._mask = masker(ready.secrets)
+        self._content = encoder(self._mask)
         exporter = store.exporter if store else None
         self._telemetry = open_telemetry(
             ready.destinations, ready.environ, run_id=self._run_id, store=exporter, ship_to_host=ready.ship_to_host
@@ -156,8 +155,8 @@ class _Run:
         return engine.run({**in_order, **self._ready.defaults, **self._ready.given})
 
     def _recorder(self, span: RecordedSpan) -> Recorder:
-        context = trace.set_span_in_context(span, self._ready.parent)
-        return Recorder(span, context, {semconv.RUN_ID: self._run_id}, self._mask)
+        context = with_span(span, self._ready.parent)
+        return Recorder(span, context, {semconv.RUN_ID: self._run_id}, self._mask, self._content)
 
     def _executor(self, recorder: Recorder) -> NodeExecutor:
         return NodeExecutor(
@@ -173,8 +172,8 @@ class _Run:
         if self._telemetry.resource is not None:
             attributes[semconv.RESOURCE] = self._telemetry.resource
         if self._captures:
-            attributes[semconv.CONTENT_INPUTS] = self._mask(encode(self._ready.given))
-            attributes[semconv.CONTENT_DEFAULTS] = self._mask(encode(self._ready.defaults))
+            attributes[semconv.CONTENT_INPUTS] = self._content(self._ready.given)
+            attributes[semconv.CONTENT_DEFAULTS] = self._content(self._ready.defaults)
         return attributes
 
     def _end(self, span: RecordedSpan, executor: NodeExecutor, end: dict[str, AttributeValue]) -> None:
