@@ -157,10 +157,10 @@ def named_outputs(result: Any, outputs: tuple[str, ...]) -> dict[str, Any]:
 
     One output takes the value itself, or a mapping with just that name; several take a mapping with all the names.
     """
-    if not outputs:
-        return {}
     if len(outputs) == 1 and type(result) in _VALUES:
         return {outputs[0]: result}
+    if not outputs:
+        return {}
     value = result.model_dump() if hasattr(result, "model_dump") else result
     if len(outputs) == 1 and not (isinstance(value, Mapping) and set(value) == set(outputs)):
         return {outputs[0]: value}

@@ -222,10 +222,10 @@ def move(
     plan: Plan, token: Token, decision: Decision, *, state: Mapping[str, Any], heads: tuple[int, ...]
 ) -> list[Token]:
     """Move a token on with the state that it has now: one new token for each target."""
-    targets, items = decision.targets, decision.items
+    targets, loops, items = decision.targets, decision.loops, decision.items
     if len(targets) == 1:
         to = targets[0]
-        loops = decision.loops and _inside(plan, to.node, decision.loops)
+        loops = loops and _inside(plan, to.node, loops)
         return [Token(to.node, to.edge, state, heads, token.fork, token.path, loops, items)]
     fork = Fork(token.fork, state, heads)
     return [
@@ -236,7 +236,7 @@ def move(
             heads=heads,
             fork=fork,
             path=(*token.path, number),
-            loops=_inside(plan, target.node, decision.loops),
+            loops=_inside(plan, target.node, loops),
             items=items,
         )
         for number, target in enumerate(targets)

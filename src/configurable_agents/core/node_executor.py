@@ -201,7 +201,7 @@ class NodeExecutor:
             visit.end[semconv.LOOP_EXHAUSTED] = True
 
     def _failed(self, visit: Visit, error: BaseException) -> None:
-        visit.error = error
+        visit.error, visit.decision = error, None
         if visit.seq in self._open:
             failure = record_failure(visit.span, error, mask=self._recorder.mask, capture=visit.captures)
             visit.end.update(failure)

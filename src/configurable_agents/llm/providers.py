@@ -62,7 +62,7 @@ _PROVIDERS: Final[Mapping[str, _Provider]] = {
     "openai_compatible": _Provider("langchain_openai", "ChatOpenAI", "openai"),
 }
 
-KEY_VARIABLES: Final = tuple(name for provider in _PROVIDERS.values() for name in provider.key_variables)
+KEY_VARIABLES: Final = frozenset(name for provider in _PROVIDERS.values() for name in provider.key_variables)
 """Where keys usually are; their values are hidden in what is kept."""
 
 _RESERVED: Final[Mapping[str, str]] = {

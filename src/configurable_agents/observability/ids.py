@@ -41,10 +41,12 @@ class TimeOrderedIdGenerator:
 
     def generate_run_id(self) -> str:
         """Give a UUIDv7 (RFC 9562, method 3): 48 bits of milliseconds, 12 of their fraction, 62 random."""
-        milliseconds, rest = divmod(time.time_ns(), 1_000_000)
-        high = milliseconds << 16 | 0x7 << 12 | (rest << 12) // 1_000_000
-        text = f"{high:016x}{0b10 << 62 | self._random.getrandbits(62):016x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        time_ms, rest = divmod(time.time_ns(), 1_000_000)
+        fraction, chance = (rest << 12) // 1_000_000, self._random.getrandbits(62)
+        return (
+            f"{time_ms >> 16:08x}-{time_ms & 0xFFFF:04x}-{0x7000 | fraction:04x}"
+            f"-{0x8000 | chance >> 48:04x}-{chance & 0xFFFF_FFFF_FFFF:012x}"
+        )
 
 
 IDS: Final = TimeOrderedIdGenerator()

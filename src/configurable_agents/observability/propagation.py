@@ -49,9 +49,10 @@ def parent_context(traceparent: str | None, environ: Mapping[str, str]) -> Conte
         if named is None:
             raise InputError([f"traceparent {_shown(traceparent)} is malformed: it must be {_SHAPE}"])
         return trace.set_span_in_context(named, context)
-    if trace.get_current_span(context).get_span_context().is_valid:
+    inheritance = environ.get(TRACEPARENT, "").strip()
+    if not inheritance or trace.get_current_span(context).get_span_context().is_valid:
         return context
-    inherited = _inherited(environ.get(TRACEPARENT, "").strip(), environ.get(TRACESTATE))
+    inherited = _inherited(inheritance, environ.get(TRACESTATE))
     return context if inherited is None else trace.set_span_in_context(inherited, context)
 
 
@@ -77,8 +78,8 @@ def child_environment(environ: Mapping[str, str] | None = None) -> dict[str, str
 @functools.lru_cache(maxsize=8)
 def _inherited(traceparent: str, tracestate: str | None) -> Span | None:
     """Read the environment's value; cached, so that a malformed one is reported once and not with every run."""
-    span = _remote_span(traceparent, tracestate) if traceparent else None
-    if span is None and traceparent:
+    span = _remote_span(traceparent, tracestate)
+    if span is None:
         logger.warning(
             "the environment variable TRACEPARENT is ignored: %s is malformed, it must be %s",
             _shown(traceparent),

@@ -32,12 +32,12 @@ class Sampling(NamedTuple):
 def sampler_of(host: TracerProvider | None, environ: Mapping[str, str]) -> Sampler | None:
     """Give what decides of runs that have no parent: the host's sampler, else what `OTEL_TRACES_SAMPLER` names.
 
-    None where `OTEL_SDK_DISABLED` is true: nothing is shipped then.
+    None where `OTEL_SDK_DISABLED` is true: nothing is shipped then, and the store is complete all the same.
 
     Args:
         host: The SDK's provider that the program has set up.
     """
-    if sdk_disabled(environ):
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
     try:
         return host.sampler if host is not None else _own_sampler(*map(environ.get, _VARIABLES))
@@ -64,8 +64,8 @@ def sample(
     """
     if parent is not None:
         return Sampling(parent.trace_flags.sampled and sampler is not None, parent.trace_state, attributes)
-    if sampler is None:
-        return Sampling(False, None, attributes)
+    if sampler is None or sampler is ALWAYS_ON:  # as mostly
+        return Sampling(sampler is not None, None, attributes)
     try:
         # It gets a copy: it may be foreign code.
         result = sampler.should_sample(context, trace_id, name, SpanKind.INTERNAL, attributes.copy())
@@ -86,8 +86,3 @@ _FAILED: Final = "the host's sampler raised; this run is kept but not shipped"
 def _own_sampler(name: str | None, _argument: str | None) -> Sampler:
     # The default, `parentbased_always_on`, comes to this: it is asked only where there is no parent.
     return ALWAYS_ON if name is None else sampler_from_environment()
-
-
-def sdk_disabled(environ: Mapping[str, str]) -> bool:
-    """Say whether `OTEL_SDK_DISABLED` is true: then nothing is shipped, and the store is complete all the same."""
-    return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"

@@ -90,9 +90,9 @@ class Engine:
         """
         try:
             self._enter(state)
-            waiting, running = self._waiting, self._running
+            waiting, running, inline = self._waiting, self._running, self._inline
             while waiting or running:
-                if self._inline is not None and self._inline.is_wanted:
+                if inline is not None and inline.is_wanted:
                     raise asyncio.CancelledError
                 if running or len(waiting) > 1:
                     await self._step()
@@ -142,11 +142,10 @@ class Engine:
             return await self._map(token, token.items)
         visit = self._visit(token, None, alone and self._inline is not None)
         await (self._executor.execute(visit) if alone else self._in_turn(visit))
-        if visit.error is not None:
-            raise RunError(visit.error, visit)
         if visit.decision is None:
-            raise RunError(visit.edge_error or LookupError(f"node {visit.node.id!r} has no way on"))
-        self._note(visit)
+            raise _failure(visit)
+        if self._running or self._waiting or self._ended:
+            self._note(visit)
         return move(self._plan, token, visit.decision, state=visit.after, heads=(visit.seq,))
 
     async def _in_turn(self, visit: Visit) -> None:
@@ -173,9 +172,8 @@ class Engine:
         return Visit(self._nodes[token.at], self._seq, token, item, alone)
 
     def _note(self, visit: Visit) -> None:
-        if self._running or self._waiting or self._ended:
-            index = None if visit.item is None else visit.item.index
-            self._deltas[visit.seq] = Delta(visit.seq, visit.token.heads, visit.writes, index)
+        index = None if visit.item is None else visit.item.index
+        self._deltas[visit.seq] = Delta(visit.seq, visit.token.heads, visit.writes, index)
 
     async def _map(self, token: Token, parallel: Parallel) -> list[Token]:
         """Run a map's target once for each item, then go on along the target's own edge with the collected list."""
@@ -183,8 +181,9 @@ class Engine:
         items = token.state[parallel.items_field]
         visits = [self._visit(token, Item(index, value, parallel), False) for index, value in enumerate(items)]
         await self._all_items(visits, parallel.max_concurrency or self._limits.max_concurrency)
-        for visit in visits:
-            self._note(visit)
+        if self._running or self._waiting or self._ended:
+            for visit in visits:
+                self._note(visit)
         state = dict(token.state)
         state[parallel.collect_field] = [visit.writes[parallel.collect_field] for visit in visits]
         try:
@@ -274,6 +273,13 @@ class Engine:
         if len(self._ended) == 1:
             return Final(self._ended[0].state, self._ended[0].heads)
         return Final(*self._fold(merge_order(self._ended)))
+
+
+def _failure(visit: Visit) -> RunError:
+    """Say what ends the run after a visit without a decision."""
+    if visit.error is not None:
+        return RunError(visit.error, visit)
+    return RunError(visit.edge_error or LookupError(f"node {visit.node.id!r} has no way on"))
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:

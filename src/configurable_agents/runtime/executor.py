@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configurable_agents.config.environment import Filled, fill_environment
+from configurable_agents.config.environment import fill_environment
 from configurable_agents.config.reach import host_of, refuse_untrusted
 from configurable_agents.config.schema import WorkflowConfig
 from configurable_agents.environ import environment
@@ -152,7 +152,7 @@ def _prepare(
         if not trust:
             hosts = [] if otlp is None else [host_of(otlp)]
             refuse_untrusted(ready.config, hosts=hosts, paths=[str(store)] if isinstance(store, str | Path) else [])
-        filled = _filled(ready, environ)
+        filled = ready.filled or fill_environment(ready.config.config, environ)
         shipped_to = destinations(otlp, filled.config.observability.otlp, environ)
     except ConfigError as error:
         raise ready.loaded.place(error) from None
@@ -175,11 +175,6 @@ def _prepare(
         environ=environ,
         parent=parent_context(traceparent, environ),
     )
-
-
-def _filled(workflow: Workflow, environ: Mapping[str, str]) -> Filled:
-    config = workflow.config.config
-    return fill_environment(config, environ) if workflow.names_variables else Filled(config, frozenset())
 
 
 def _functions(workflow: Workflow, offered: Mapping[str, Callable[..., Any]]) -> Mapping[str, Callable[..., Any]]:

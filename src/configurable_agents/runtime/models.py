@@ -39,8 +39,7 @@ def open_models(
         ModelSetupError: A model cannot be made, or a choice is for no node.
     """
     known = workflow.model_nodes
-    strangers = choices.keys() - known.keys() - {DEFAULT}
-    if strangers:
+    if choices and (strangers := choices.keys() - known.keys() - {DEFAULT}):
         raise ModelSetupError(
             f"models= names {', '.join(map(repr, sorted(strangers)))}, but the nodes that ask a model are "
             f"{', '.join(sorted(known)) or 'none'}; {DEFAULT!r} stands for all of them"
@@ -66,7 +65,7 @@ def key_values(workflow: Workflow, config: RuntimeConfig, environ: Mapping[str, 
     """Give the keys that the models of a workflow may have been given, so that they can be hidden in what is kept."""
     llms = (config.llm, *(node.llm for node in workflow.model_nodes.values()))
     named = [llm.api_key_env for llm in llms if llm is not None and llm.api_key_env is not None]
-    return frozenset([environ[name] for name in (*KEY_VARIABLES, *named) if name in environ])
+    return frozenset([environ[name] for name in environ.keys() & KEY_VARIABLES.union(named)])
 
 
 def _opened(node_id: str, llm: LLMConfig, *, environ: Mapping[str, str], trust: bool) -> ChatModel:

@@ -100,9 +100,9 @@ class _Run:
         """Run to the end, whatever that is, and leave a finished span behind."""
         sampler = self._telemetry.sampler
         span = start_run(self._route, self._workflow.span_name, self._ready.parent, self._attributes(), sampler)
-        recorder = self._recorder(span)
-        executor = self._executor(recorder)
-        token = otel_context.attach(recorder.context)
+        context = with_span(span, self._ready.parent)
+        executor = self._executor(span, context)
+        token = otel_context.attach(context)
         end: dict[str, AttributeValue] = {}
         outcome: Final | RunError
         try:
@@ -154,14 +154,10 @@ class _Run:
         in_order = dict.fromkeys(self._workflow.inputs.fields)
         return engine.run({**in_order, **self._ready.defaults, **self._ready.given})
 
-    def _recorder(self, span: RecordedSpan) -> Recorder:
-        context = with_span(span, self._ready.parent)
-        return Recorder(span, context, {semconv.RUN_ID: self._run_id}, self._mask, self._content)
-
-    def _executor(self, recorder: Recorder) -> NodeExecutor:
+    def _executor(self, span: RecordedSpan, context: Context) -> NodeExecutor:
         return NodeExecutor(
             self._workflow.plan,
-            recorder,
+            Recorder(span, context, {semconv.RUN_ID: self._run_id}, self._mask, self._content),
             functions=self._ready.functions,
             models=self._ready.models,
             capture_content=self._captures,

@@ -11,7 +11,7 @@ import orjson
 from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
-from configurable_agents.config.environment import references
+from configurable_agents.config.environment import Filled, references
 from configurable_agents.config.loader import LoadedConfig, config_from_mapping, load_config
 from configurable_agents.config.schema import FunctionNode, ModelNode, WorkflowConfig
 from configurable_agents.core.graph import Plan, compile_plan
@@ -68,9 +68,10 @@ class Workflow:
         return frozenset(node.function for node in self.config.nodes if isinstance(node, FunctionNode))
 
     @Once
-    def names_variables(self) -> bool:
-        """Whether `${env:…}` in `config` is to be filled in for each run."""
-        return bool(references(self.config.config))
+    def filled(self) -> Filled | None:
+        """The file's `config` for every run; None where `${env:…}` in it is to be filled in for each."""
+        config = self.config.config
+        return None if references(config) else Filled(config, frozenset())
 
     @Once
     def model_nodes(self) -> Mapping[str, ModelNode]:
