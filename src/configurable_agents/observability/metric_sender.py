@@ -47,7 +47,8 @@ class MetricSender:
     def __init__(self, destination: MetricDestination) -> None:
         self._destination = destination
         # Here, not on the thread: the SDK makes a resource with a pool of threads, and there is none in a program that ends.
-        self._resource = current_resource(host_provider(), environment(), with_instance=True)
+        environ = environment()
+        self._resource = current_resource(host_provider(environ), environ, with_instance=True)
         self._lock = threading.Lock()
         self._instruments: Instruments | None = None
         self._early: list[Measurement] | None = []

@@ -33,16 +33,13 @@ class RunRoute:
     ) -> None:
         self._exporter = exporter
         self._told = (*further, *observers)
+        self.leads_somewhere = exporter is not None or bool(self._told)
+        """Whether anybody takes the spans."""
         self._is_watched = bool(observers)
         self._held: list[Record] = []
         """What is to be written with the next span: a run with its first node, model calls with their node, a node with
         its successor."""
         self._open_nodes = 0
-
-    @property
-    def leads_somewhere(self) -> bool:
-        """Whether anybody takes the spans."""
-        return self._exporter is not None or bool(self._told)
 
     def on_start(self, span: RunSpan) -> None:
         """Keep the start of a run or node, and what has ended before it."""
