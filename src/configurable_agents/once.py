@@ -17,11 +17,14 @@ class Once(Generic[_T]):
 
     def __init__(self, compute: Callable[[Any], _T]) -> None:
         self._compute = compute
+        self.__doc__ = compute.__doc__
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
     def __get__(self, instance: Any, owner: type | None = None) -> _T:
+        if instance is None:
+            return self  # type: ignore[return-value]  # of the class itself, as by who lists what it has
         value: _T = self._compute(instance)
         instance.__dict__[self._name] = value  # found first, from now on
         return value

@@ -27,6 +27,10 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+COMPLETED: Final = Status.COMPLETED.value
+"""As a plain str, for what is compared and written for each node."""
+
+
 class Operation(StrEnum):
     """Values of `gen_ai.operation.name`; `execute_node` is ours, the conventions have none for a plain node."""
 

@@ -10,7 +10,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,6 +26,7 @@ from configurable_agents.config.schema import (
     StateField,
     WorkflowConfig,
 )
+from configurable_agents.once import Once
 
 _HARMLESS: Final = frozenset(
     {"description", "timeout", "retry", "capture_content", "llm", "tools", "max_tool_rounds", "fallbacks"}
@@ -47,27 +48,27 @@ class Draft:
     nodes_known: bool = True
     """False if there may be nodes that are not listed."""
 
-    @cached_property
+    @Once
     def ids(self) -> tuple[str, ...]:
         """The ids of all nodes, in file order, each once."""
         return tuple(dict.fromkeys(name for name, _ in self.nodes if name))
 
-    @cached_property
+    @Once
     def targets(self) -> tuple[str, ...]:
         """What an edge may lead to, and from: the ids, START and END."""
         return (*self.ids, START, END)
 
-    @cached_property
+    @Once
     def known(self) -> frozenset[str]:
         """The same, to look names up."""
         return frozenset(self.targets)
 
-    @cached_property
+    @Once
     def field_names(self) -> tuple[str, ...]:
         """The names of the state fields."""
         return tuple(self.fields)
 
-    @cached_property
+    @Once
     def map_edges(self) -> Mapping[str, tuple[int, Edge]]:
         """The first `parallel` edge onto each node that is a map's target, with its index."""
         found: dict[str, tuple[int, Edge]] = {}

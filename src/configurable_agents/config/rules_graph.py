@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from configurable_agents.config.draft import Draft
 from configurable_agents.config.findings import Findings, quoted
 from configurable_agents.config.positions import Path
 from configurable_agents.config.schema import END, START, Edge, Node
 from configurable_agents.config.topology import Way, concurrent_nodes, ways_of
+from configurable_agents.once import Once
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,17 @@ class Graph:
     draft: Draft
     findings: Findings
 
-    @cached_property
+    @Once
     def edges(self) -> list[tuple[int, Edge]]:
         """All edges that could be read, with their indexes."""
         return [(index, edge) for index, edge in enumerate(self.draft.edges) if edge is not None]
 
-    @cached_property
+    @Once
     def ways(self) -> list[Way]:
         """All moves that the edges make possible."""
         return [way for index, edge in self.edges for way in ways_of(edge, index)]
 
-    @cached_property
+    @Once
     def sources(self) -> frozenset[str]:
         """Where edges leave from."""
         return frozenset(edge.from_ for _, edge in self.edges)

@@ -18,7 +18,7 @@ from configurable_agents.core.graph import Decision, Plan, Token, decide
 from configurable_agents.core.meter import Meter
 from configurable_agents.core.model_call import ModelCaller, ProviderError
 from configurable_agents.core.nodes import CompiledNode, Item, collected
-from configurable_agents.core.spans import COMPLETED, Recorder, error_type, record_failure, with_span
+from configurable_agents.core.spans import Recorder, error_type, record_failure, with_span
 from configurable_agents.core.templates import Scope, render
 from configurable_agents.core.waiting import in_a_loop, within
 from configurable_agents.deltas import apply
@@ -182,7 +182,7 @@ class NodeExecutor:
         end = visit.end
         if visit.captures:
             end[semconv.CONTENT_OUTPUTS] = self._recorder.content(visit.writes)
-        end[semconv.STATUS] = COMPLETED
+        end[semconv.STATUS] = semconv.COMPLETED
 
     def _decide(self, visit: Visit, writes: dict[str, Any]) -> None:
         token, plan = visit.token, self._plan

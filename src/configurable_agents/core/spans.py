@@ -22,7 +22,6 @@ MAX_ERROR_CHARACTERS = 10_000
 """An exception's text may hold a whole response; beyond this it is cut."""
 MAX_FRAMES = 30
 """The innermost frames tell where it happened."""
-COMPLETED: Final = Status.COMPLETED.value
 WITHHELD: Final = "the error's text is not kept: capture_content is false"
 _WITHOUT_CONTENT: Final = (ExecutionLimitError, MapError, NodeTimeoutError, RunTimeoutError)
 """Errors whose texts are our own, and hold no value of the run's."""

@@ -33,7 +33,7 @@ class TimeOrderedIdGenerator:
     def generate_span_id(self, now: int) -> str:
         """Give 16 hex digits, never all 0, for a span that starts now, in Unix nanoseconds."""
         value = now // 1_000_000 << _LOW_BITS | next(self._counter) & _LOW_MASK
-        return f"{value & 0xFFFF_FFFF_FFFF_FFFF:016x}"
+        return (value & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8).hex()
 
     def generate_trace_id(self) -> int:
         """Give 128 random bits, never 0."""

@@ -38,7 +38,6 @@ _GIVEN_ONCE: Final = frozenset(
 )
 """What a span is does not change after its start: a node whose code calls its span a model call is a node still."""
 _UNSET, _OK, _ERROR = StatusCode.UNSET.name, StatusCode.OK.name, StatusCode.ERROR.name
-_COMPLETED: Final = semconv.Status.COMPLETED.value
 _INTERNAL: Final = SpanKind.INTERNAL
 _SETTABLE: Final = (StatusCode.OK, StatusCode.ERROR)
 
@@ -192,7 +191,7 @@ class RunSpan(RecordedSpan, ReadableSpan):
         fields = self.fields
         fields.pop("status_message", None)  # of an error that a node's code spoke of
         # Always a status: a span left by CancelledError, KeyboardInterrupt or SystemExit would look like success.
-        if attributes.get(semconv.STATUS) == _COMPLETED:
+        if attributes.get(semconv.STATUS) == semconv.COMPLETED:
             fields["status_code"] = _OK
         else:
             fields["status_code"] = _ERROR
@@ -278,7 +277,7 @@ class RunSpan(RecordedSpan, ReadableSpan):
         self._trace.keeper.on_end(self)
 
     def _has_failed(self) -> bool:
-        return bool(self._attributes.get(semconv.STATUS, semconv.Status.COMPLETED) != semconv.Status.COMPLETED)
+        return bool(self._attributes.get(semconv.STATUS, semconv.COMPLETED) != semconv.COMPLETED)
 
     def _is_over(self, what: str) -> bool:
         if "end_time_unix_nano" not in self.fields:

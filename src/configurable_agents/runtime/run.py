@@ -17,7 +17,7 @@ from configurable_agents import semconv
 from configurable_agents.config.schema import RuntimeConfig
 from configurable_agents.core.node_executor import NodeExecutor
 from configurable_agents.core.secrets import encoder, masker
-from configurable_agents.core.spans import COMPLETED, Recorder, describe, record_failure, with_span
+from configurable_agents.core.spans import Recorder, describe, record_failure, with_span
 from configurable_agents.core.waiting import Interruption, in_a_loop, within
 from configurable_agents.errors import NodeExecutionError, RunTimeoutError, WorkflowExecutionError
 from configurable_agents.llm.base import ChatModel
@@ -107,7 +107,7 @@ class _Run:
         outcome: Final | RunError
         try:
             outcome = final = await self._drive(executor, inline)
-            end = {semconv.STATUS: COMPLETED, semconv.READS_FROM: final.heads}
+            end = {semconv.STATUS: semconv.COMPLETED, semconv.READS_FROM: final.heads}
         except RunError as failure:
             outcome = failure
             captures = self._captures and (failure.visit is None or failure.visit.node.captures)
@@ -234,7 +234,7 @@ class _Run:
             run_id=self._run_id,
             trace_id=trace_id,
             workflow=self._workflow.name,
-            status=COMPLETED,
+            status=semconv.COMPLETED,
             outputs=dict(final.state),
             duration_seconds=self._duration,
             node_executions=executor.executions,

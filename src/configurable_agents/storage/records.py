@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, NamedTuple, NewType, TypeVar
 
 import orjson
 
 from configurable_agents.deltas import Delta
+from configurable_agents.once import Once
 from configurable_agents.semconv import RUN_ID, Status
 
 RunId = NewType("RunId", str)
@@ -112,22 +112,22 @@ class WorkflowRunRecord(_Span, _Totals, _Outcome):
     resource_json: str | None = None
     """JSON object of what its resource has other than our default; of all spans of the run. None if that is nothing."""
 
-    @cached_property
+    @Once
     def inputs(self) -> dict[str, Any]:
         """The inputs given; empty if content is not kept."""
         return _object(self.inputs_json)
 
-    @cached_property
+    @Once
     def initial_state(self) -> dict[str, Any]:
         """The state before any node."""
         return {**_object(self.defaults_json), **self.inputs}
 
-    @cached_property
+    @Once
     def reducers(self) -> dict[str, str]:
         """The state fields whose `reduce` is not `replace`."""
         return _object(self.reducers_json)
 
-    @cached_property
+    @Once
     def reads_from(self) -> tuple[int, ...]:
         """Seqs of the node executions whose states together are the result."""
         return tuple(orjson.loads(self.reads_from_json)) if self.reads_from_json else ()
@@ -157,17 +157,17 @@ class ExecutionStateRecord(_Span, _Totals, _Outcome):
     outputs_json: str | None = None
     """JSON object of the state fields written; None if content is not kept."""
 
-    @cached_property
+    @Once
     def inputs(self) -> dict[str, Any]:
         """The resolved inputs."""
         return _object(self.inputs_json)
 
-    @cached_property
+    @Once
     def outputs(self) -> dict[str, Any]:
         """The state fields written, whole."""
         return _object(self.outputs_json)
 
-    @cached_property
+    @Once
     def reads_from(self) -> tuple[int, ...]:
         """Seqs of the node executions that this one reads from."""
         return tuple(orjson.loads(self.reads_from_json))
