@@ -50,6 +50,11 @@ def end(span: Span) -> None:
     span.end()
 
 
+def say_that_it_failed_and_end_it(span: Span) -> None:
+    span.set_attribute("configurable_agents.status", "failed")
+    span.end()
+
+
 def use_as_a_context(span: Span) -> None:
     with span:
         pass
@@ -113,6 +118,7 @@ def put_values_into_values(span: Span) -> None:
     "hand",
     [
         end,
+        say_that_it_failed_and_end_it,
         use_as_a_context,
         call_it_a_model_call,
         call_it_a_run,

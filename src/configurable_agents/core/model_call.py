@@ -19,7 +19,7 @@ from configurable_agents import semconv
 from configurable_agents.core.meter import Meter
 from configurable_agents.core.spans import Recorder, error_type, record_failure
 from configurable_agents.llm.base import ChatModel, Cost, Message, ModelInfo, Reply, Usage
-from configurable_agents.semconv import Operation, Status
+from configurable_agents.semconv import Operation
 
 _FIRST_DELAY_SECONDS: Final = 0.5
 _LONGEST_DELAY_SECONDS: Final = 8.0
@@ -97,7 +97,7 @@ class ModelCaller:
         return {**attributes, semconv.CONTENT_INPUT_MESSAGES: text}
 
     def _response(self, reply: Reply, cost: Cost | None, retries: int, capture: bool) -> dict[str, AttributeValue]:
-        attributes: dict[str, AttributeValue] = {semconv.STATUS: Status.COMPLETED.value}
+        attributes: dict[str, AttributeValue] = {semconv.STATUS: semconv.COMPLETED}
         attributes |= _usage(reply.usage) | _cost(cost)
         if reply.model:
             attributes[semconv.GEN_AI_RESPONSE_MODEL] = reply.model

@@ -34,9 +34,10 @@ PARENT_IS_REMOTE: Final = 0x200
 _PLAIN: Final = frozenset({str, int, float, bool})
 _FLAT: Final = _PLAIN | {tuple}
 _GIVEN_ONCE: Final = frozenset(
-    {"", semconv.GEN_AI_OPERATION_NAME, semconv.RUN_ID, semconv.SEQ, semconv.NODE_ID, semconv.NODE_KIND}
+    {"", semconv.GEN_AI_OPERATION_NAME, semconv.RUN_ID, semconv.SEQ, semconv.NODE_ID, semconv.NODE_KIND, semconv.STATUS}
 )
-"""What a span is does not change after its start: a node whose code calls its span a model call is a node still."""
+"""What a span is does not change after its start: a node whose code calls its span a model call is a node still. What
+became of it is said at its end, and no earlier."""
 _UNSET, _OK, _ERROR = StatusCode.UNSET.name, StatusCode.OK.name, StatusCode.ERROR.name
 _INTERNAL: Final = SpanKind.INTERNAL
 _SETTABLE: Final = (StatusCode.OK, StatusCode.ERROR)
@@ -241,7 +242,7 @@ class RunSpan(RecordedSpan, ReadableSpan):
         given = status if isinstance(status, Status) else Status(status, description)
         if self._is_over("the status") or given.status_code not in _SETTABLE:
             return
-        if self.fields.get("status_code") != _OK or self._has_failed():
+        if self.fields.get("status_code") != _OK:
             self.fields |= {"status_code": given.status_code.name, "status_message": given.description}
 
     def record_exception(
@@ -275,9 +276,6 @@ class RunSpan(RecordedSpan, ReadableSpan):
             return
         self.fields["end_time_unix_nano"] = time.time_ns() if end_time is None else end_time
         self._trace.keeper.on_end(self)
-
-    def _has_failed(self) -> bool:
-        return bool(self._attributes.get(semconv.STATUS, semconv.COMPLETED) != semconv.COMPLETED)
 
     def _is_over(self, what: str) -> bool:
         if "end_time_unix_nano" not in self.fields:
