@@ -5,20 +5,19 @@ Nothing here locks: the writer does, around each call that is not about a group 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Final
 
 from configurable_agents.semconv import Status
 from configurable_agents.storage.attributes import started_node
-from configurable_agents.storage.codec import LINE_BREAK, OpenSpan, decode_record, encode_record, join, offset_of, split
-from configurable_agents.storage.journal import FRAME_BYTES, Journal, JournalError, Position
+from configurable_agents.storage.codec import LINE_BREAK, OpenSpan, decode_record, join, offset_of, split
+from configurable_agents.storage.journal import FRAME_BYTES, Journal, Position
+from configurable_agents.storage.journals import Journals
 from configurable_agents.storage.records import (
     AnyRecord,
     DeliveryRecord,
@@ -35,8 +34,6 @@ MEMORY_BYTES: Final = 8 * 1024 * 1024
 """Records that wait are kept in memory up to here, and read back from the journal beyond."""
 MEMORY_BYTES_WITHOUT_JOURNAL: Final = 64 * 1024 * 1024
 """Where there is no journal, what waits beyond is lost, and counted."""
-_NOTES: Final = 128
-"""Of what goes on, in one write: a thousand runs at once would take 8 MB for a moment."""
 _TOGETHER: Final = 64
 """So many records of a run that came in a row wait as one."""
 _UNSORTED: Final = 64
@@ -44,7 +41,6 @@ _UNSORTED: Final = 64
 _BIG_BYTES: Final = 16 * 1024
 """A write that is so big is sorted in at once, so that what it takes of the memory counts."""
 
-_NOWHERE: Final = Position(0, 0, 0)
 _RUNNING: Final = Status.RUNNING.value
 _KINDS: Final[dict[type, str]] = {WorkflowRunRecord: RUN, ExecutionStateRecord: NODE}
 """What begins and ends."""
@@ -97,21 +93,11 @@ class Backlog:
     """The records of one process that the database has not got yet.
 
     Args:
-        journals: Where the journal may be; the first that can be written is taken.
-        power: Sync each record.
+        journals: Take what is written before it waits here.
     """
 
-    def __init__(self, journals: Sequence[Path], *, power: bool) -> None:
-        self._journals = tuple(journals)
-        self._power = power
-        self._journals_left = list(journals)
-        """Beginning with the one that is written; the others before it took nothing, or no more."""
-        self.journal: Journal | None = None
-        """The one that is written; None if there is none, so that records wait in memory alone."""
-        self._full_journals: list[Journal] = []
-        """Journals that took no more; what stands in them is still needed until it is committed."""
-        self._segment = 0
-        """The segment of the journal in which all that goes on has been noted; 0 for none, as in a journal that has just begun."""
+    def __init__(self, journals: Journals) -> None:
+        self._journals = journals
         self._come: list[_Written] = []
         """What was written since somebody asked for anything here: a run does not wait until that is sorted in."""
         self._is_sorting = False
@@ -128,23 +114,11 @@ class Backlog:
         """How many records have been taken out."""
         self.dropped_records = 0
         """Records that the store never gets: it refused them, or was away and there was no journal."""
-        self.no_journal: JournalError | None = None
-        """Why the last journal that was tried took nothing."""
 
     def __len__(self) -> int:
         """Give how many records wait."""
         self._sort_in()
         return self._count
-
-    @property
-    def directory(self) -> Path | None:
-        """Where the journal is; None if there is none."""
-        return None if self.journal is None else self.journal.directory
-
-    @property
-    def quarantine_directory(self) -> Path | None:
-        """Where records that the database refuses are kept; None if no journal was asked for."""
-        return self.directory or next(iter(self._journals), None)
 
     @property
     def starts(self) -> Starts:
@@ -182,10 +156,11 @@ class Backlog:
         self._appending += 1
         try:
             payload = join(lines)
-            position = self._journaled(payload)
-            if self.journal is None:
+            position = self._journals.append(payload, self._notes)
+            journal = self._journals.current
+            if journal is None:
                 records = [started_node(*one) if isinstance(one, NodeStart) else one for one in records]
-            self._come.append((records, lines, self.journal, position))
+            self._come.append((records, lines, journal, position))
         finally:
             self._appending -= 1
         if len(payload) < _BIG_BYTES and len(self._come) < _UNSORTED:
@@ -256,39 +231,8 @@ class Backlog:
             self._bytes += entry.size
         return True
 
-    def _journaled(self, payload: bytes) -> Position:
-        """Append to the journal, to the next one if need be; in the end there is none."""
-        while journal := self.journal or self._next_journal():
-            self.journal = journal
-            try:
-                position = journal.append(payload)
-                if self._segment != journal.segment:
-                    self._segment = journal.segment
-                    # So that their end by death is seen in this segment too.
-                    notes = self.starts.notes()
-                    while some := list(islice(notes, _NOTES)):
-                        journal.append(join(map(encode_record, some)))
-            except JournalError as error:
-                self.no_journal = error
-                self._full_journals.append(journal)
-                self.journal, self._segment = None, 0
-                self._journals_left.pop(0)
-            else:
-                return position
-        return _NOWHERE
-
-    def _next_journal(self) -> Journal | None:
-        """Begin a journal in the first directory that is left and can be written."""
-        while self._journals_left:
-            journal = Journal(self._journals_left[0], power=self._power)
-            try:
-                journal.begin()
-            except JournalError as error:
-                self.no_journal = error
-                self._journals_left.pop(0)
-            else:
-                return journal
-        return None
+    def _notes(self) -> Iterator[OpenSpan]:
+        return self.starts.notes()
 
     # --- records go ----------------------------------------------------------------------------------------------------
 
@@ -356,67 +300,37 @@ class Backlog:
 
     def _forget(self) -> None:
         """Say from where on the journals are needed: records are committed in their order."""
-        needed = self.journal
-        if self._queue or self._starts:
-            needed = self._forget_before_the_first()
-        elif needed is not None:
-            needed.forget_all()
-        while self._full_journals and self._full_journals[0] is not needed:
-            # What is still running has been noted in the journal after it.
-            with contextlib.suppress(OSError):  # a part that stays is taken up later, and changes nothing
-                self._full_journals.pop(0).close(remove=True)
-
-    def _forget_before_the_first(self) -> Journal | None:
-        """Say what is needed of what waits, and of what goes on: give the first journal that is."""
-        journals = self._all_journals()
-        if not journals:
-            return None
+        if not (self._queue or self._starts):
+            self._journals.forget_all()
+            return
         first: Iterable[Entry | Start] = (*islice(self._queue, 1), *islice(self._starts.unsaid, 1))
-        places = [
-            (journals.index(one.journal), one.position.segment, one.offset) for one in first if one.journal is not None
-        ]
-        index, segment, offset = min(places) if places else (-1, *journals[-1].end)
-        journals[index].forget_before(segment, offset)
-        return journals[index]
+        self._journals.forget_before(
+            [(one.journal, one.position.segment, one.offset) for one in first if one.journal is not None]
+        )
 
     def lose(self, run_ids: Sequence[str | None]) -> None:
         """Count records that the database never gets, by their runs."""
         self.dropped_records += len(run_ids)
         self._dropped_runs.update(run_id for run_id in run_ids if run_id is not None)
 
-    # --- journals ------------------------------------------------------------------------------------------------------
-
     def rest(self) -> None:
-        """Hold no file while there is nothing to keep: a store that is used no more leaves nothing behind."""
+        """Hold no file while there is nothing to keep."""
         if self.is_whole:
-            self.close()
-            self.journal, self._segment = None, 0
-            self._full_journals.clear()
-            self._journals_left = list(self._journals)
+            self._journals.rest()
 
     def close(self) -> None:
         """Let go of the journals; what still waits stays in them."""
-        for journal in self._all_journals():
-            journal.close(remove=self.is_whole)
-
-    def unforget(self) -> None:
-        """Say that the database has none of what the journals still have: another one stands at its place."""
-        for journal in self._all_journals():
-            journal.unforget()
+        self._journals.close(remove=self.is_whole)
 
     def of_runs_that_go_on(self) -> Iterator[Record]:
         """Give what the journals still have of runs that go on or wait, also what was committed."""
         trace_ids, run_ids = self.starts.trace_ids, self._of_run.keys() - {None}
-        payloads = chain.from_iterable(journal.payloads() for journal in self._all_journals())
         return (
             record
-            for record in map(decode_record, chain.from_iterable(map(split, payloads)))
+            for record in map(decode_record, chain.from_iterable(map(split, self._journals.payloads())))
             if not isinstance(record, OpenSpan | DeliveryRecord)
             and (record.run_id in run_ids or record.trace_id in trace_ids)
         )
-
-    def _all_journals(self) -> list[Journal]:
-        return [*self._full_journals, *([self.journal] if self.journal is not None else [])]
 
 
 def run_of(record: AnyRecord) -> str | None:

@@ -20,6 +20,7 @@ from typing import Final
 from configurable_agents.storage.backlog import Backlog, Group, run_of
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import encode_record
+from configurable_agents.storage.journals import Journals
 from configurable_agents.storage.lifetime import live_with_the_process
 from configurable_agents.storage.records import AnyRecord, NodeStart, Record
 from configurable_agents.storage.target import TEND_BYTES, Target, write_or_quarantine
@@ -82,7 +83,7 @@ class Writer:
         backend: StorageBackend | None = None,
     ) -> None:
         self._target = Target(open_backend, backend)
-        self._journals = tuple(journals)
+        self._directories = tuple(journals)
         self._power = power
         self._closed = False
         self._begin()
@@ -94,7 +95,8 @@ class Writer:
         self._changed = threading.Condition(self._lock)
         self._work = threading.Condition(self._lock)
         """What the thread waits for; `_changed` is what others wait for."""
-        self._backlog = Backlog(self._journals, power=self._power)
+        self._journals = Journals(self._directories, power=self._power)
+        self._backlog = Backlog(self._journals)
         self._watchers: dict[str, list[Callable[[], object]]] = {}
         self._hurry = False
         self._wants_all = False
@@ -146,7 +148,7 @@ class Writer:
             if self._thread is None:
                 self._keep_a_thread()
         # Without a journal only a commit makes these durable; a store that is away is not waited for.
-        if backlog.journal is None and not self._away and self.flush(COMMIT_WAIT_SECONDS):
+        if self._journals.current is None and not self._away and self.flush(COMMIT_WAIT_SECONDS):
             self._say_that_there_is_no_journal()
 
     def commit(self, run_id: str, seconds: float) -> None:
@@ -216,7 +218,7 @@ class Writer:
         """Whether a run may commit its end itself: nobody else does, and nothing would have to be waited for."""
         if self._committer is not None or self._is_next or self._away or self._late or self._closed:
             return False
-        if self._target.backend is None or self._target.is_replaced or self._backlog.journal is None:
+        if self._target.backend is None or self._target.is_replaced or self._journals.current is None:
             return False
         return time.monotonic() >= self._crowded_until
 
@@ -314,7 +316,7 @@ class Writer:
             self._say_what_is_left(waiting)
 
     def _exit_seconds(self) -> float:
-        if self._away and self._backlog.directory is not None:
+        if self._away and self._journals.directory is not None:
             return EXIT_JOURNAL_SECONDS
         # `_late`: a run has waited for it to be opened, and in vain.
         return EXIT_AWAY_SECONDS if self._away or (self._late and not self.is_open) else EXIT_SECONDS
@@ -447,9 +449,9 @@ class Writer:
 
     def _commit(self, group: Group) -> list[str | None]:
         """Write a group, and give the runs of those records that can never be written."""
-        backend = self._target.opened(self._backlog.unforget, self._of_runs_that_go_on)
+        backend = self._target.opened(self._journals.unforget, self._of_runs_that_go_on)
         records, lost = self._backlog.read(group)
-        refused = write_or_quarantine(backend, records, self._backlog.quarantine_directory)
+        refused = write_or_quarantine(backend, records, self._journals.quarantine_directory)
         return lost + [run_of(record) for record in refused]
 
     def _of_runs_that_go_on(self) -> Iterator[Record]:
@@ -496,7 +498,7 @@ class Writer:
     def _went_away(self, error: BaseException) -> None:
         with self._lock:
             was_away, self._away = self._away, True
-            directory = self._backlog.directory
+            directory = self._journals.directory
         if not was_away:
             # Not with the lock held: a handler of the host's may itself wait for somebody who writes a span.
             where = "memory" if directory is None else f"{directory} until it is within reach again"
@@ -505,18 +507,18 @@ class Writer:
             self._changed.notify_all()
 
     def _say_that_there_is_no_journal(self) -> None:
-        if self._backlog.no_journal is not None:
-            logger.warning("there is no journal, so each record waits for its commit: %s", self._backlog.no_journal)
-            self._backlog.no_journal = None
+        if self._journals.refusal is not None:
+            logger.warning("there is no journal, so each record waits for its commit: %s", self._journals.refusal)
+            self._journals.refusal = None
 
     def _say_what_is_left(self, left: int) -> None:
-        if self._backlog.directory is not None:
+        if self._journals.directory is not None:
             # One warning is enough: where the store is away, where the records wait has been said.
             logger.log(
                 logging.INFO if self._away else logging.WARNING,
                 "%d records are not in the store yet; they are kept in %s and taken up when the store is opened next",
                 left,
-                self._backlog.directory,
+                self._journals.directory,
             )
         else:
             logger.warning("%d records are lost: the store was away until the end, and there was no journal", left)
