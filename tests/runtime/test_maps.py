@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import weakref
 from pathlib import Path
@@ -13,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from _both_ways import both_ways
 from _graphs import graph, play
-from _runs import Run, asks, chain, field, kept, scripted
+from _runs import Run, asks, calls, chain, field, kept, scripted
 from _workflows import make
 from configurable_agents import NodeExecutionError, WorkflowExecutionError, run_workflow
 from configurable_agents.errors import MapError
@@ -88,6 +89,21 @@ def test_an_empty_list_gives_an_empty_list_and_goes_on(run: Run, store: Path) ->
     played = play(run, mapping(), {}, store, {"items": []})
     assert played.order == ["after"]
     assert played.result.outputs["all"] == []
+
+
+@both_ways
+def test_any_number_of_empty_lists_in_a_row_is_gone_past(run: Run, store: Path) -> None:
+    """As many as a workflow may have: one function called by the other for each would be too deep."""
+    targets = [f"each{number}" for number in range(500)]
+    fields = {f"all{number}": field("list[int]", []) for number in range(500)}
+    edges = [
+        {"from": source, "parallel": {"items_field": "items", "target_node": target, "collect_field": collect}}
+        for (source, target), collect in zip(itertools.pairwise(["START", *targets]), fields, strict=True)
+    ]
+    nodes = [calls(target, "one") for target in targets]
+    workflow = make(nodes, [*edges, *chain(f"{targets[-1]} END")], {"items": ITEMS, "one": field("int"), **fields})
+    result = run(workflow, {"items": []}, functions=dict.fromkeys(targets, lambda: 1), store=store)
+    assert (result.node_executions, result.outputs["all499"]) == (0, [])
 
 
 @both_ways

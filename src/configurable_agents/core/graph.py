@@ -185,14 +185,24 @@ def decide(plan: Plan, source: str, state: Mapping[str, Any], loops: Mapping[int
         ConditionError: A condition cannot be computed on this state.
         MapError: The items are no list.
     """
-    way = plan.exits[source]
+    decision = _chosen(plan.exits[source], state, loops)
+    emptied: dict[str, Any] = {}
+    while (map_ := decision.items) is not None:
+        items = state.get(map_.items_field)
+        if not isinstance(items, list):
+            found = "null" if items is None else f"a value of type {type(items).__name__!r}"
+            raise MapError(f"the map over {map_.items_field!r} needs a list; it holds {found}")
+        if items:
+            break
+        emptied[map_.collect_field] = []
+        state = {**state, **emptied}
+        decision = _chosen(plan.exits[map_.target_node], state, decision.loops)
+    return replace(decision, emptied=emptied) if emptied else decision
+
+
+def _chosen(way: Exit, state: Mapping[str, Any], loops: Mapping[int, int]) -> Decision:
     if isinstance(way, Go):
         return Decision(way.targets, loops) if loops else way.outside_of_loops
-    decision = _chosen(way, state, loops)
-    return decision if decision.items is None else _settled(plan, decision, decision.items, state)
-
-
-def _chosen(way: Choose | Repeat | Map, state: Mapping[str, Any], loops: Mapping[int, int]) -> Decision:
     if isinstance(way, Choose):
         taken = next((target for condition, target in way.routes if evaluate(condition, state)), way.default)
         return Decision((taken,), loops)
@@ -204,18 +214,6 @@ def _chosen(way: Choose | Repeat | Map, state: Mapping[str, Any], loops: Mapping
         rest = {edge: n for edge, n in loops.items() if edge != way.edge}
         return Decision((way.leave,), rest, exhausted=not done)
     return Decision((way.restart,), {**loops, way.edge: count})
-
-
-def _settled(plan: Plan, decision: Decision, map_: Parallel, state: Mapping[str, Any]) -> Decision:
-    items = state.get(map_.items_field)
-    if not isinstance(items, list):
-        found = "null" if items is None else f"a value of type {type(items).__name__!r}"
-        raise MapError(f"the map over {map_.items_field!r} needs a list; it holds {found}")
-    if items:
-        return decision
-    emptied: dict[str, Any] = {map_.collect_field: []}
-    further = decide(plan, map_.target_node, {**state, **emptied}, decision.loops)
-    return replace(further, emptied={**emptied, **further.emptied})
 
 
 def move(

@@ -179,9 +179,14 @@ class NodeExecutor:
         else:
             value = collected(writes, visit.node.output_names)
             visit.writes = {visit.item.parallel.collect_field: value}
-        end = visit.end
+        end, decision = visit.end, visit.decision
         if visit.captures:
             end[semconv.CONTENT_OUTPUTS] = self._recorder.content(visit.writes)
+        # Only now: where an interrupt or a value that cannot be written ends it before, it leads nowhere.
+        if decision is not None:
+            end[semconv.EDGE] = decision.label
+            if decision.exhausted:
+                end[semconv.LOOP_EXHAUSTED] = True
         end[semconv.STATUS] = semconv.COMPLETED
 
     def _decide(self, visit: Visit, writes: dict[str, Any]) -> None:
@@ -196,9 +201,6 @@ class NodeExecutor:
         if decision.emptied:
             state.update(decision.emptied)
             visit.writes = {**writes, **decision.emptied}
-        visit.end[semconv.EDGE] = decision.label
-        if decision.exhausted:
-            visit.end[semconv.LOOP_EXHAUSTED] = True
 
     def _failed(self, visit: Visit, error: BaseException) -> None:
         visit.error, visit.decision = error, None

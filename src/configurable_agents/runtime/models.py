@@ -63,10 +63,9 @@ def open_models(
 
 def key_values(workflow: Workflow, config: RuntimeConfig, environ: Mapping[str, str]) -> frozenset[str]:
     """Give the keys that the models of a workflow may have been given, so that they can be hidden in what is kept."""
-    named: set[str | None] = {node.llm.api_key_env for node in workflow.model_nodes.values() if node.llm is not None}
-    if config.llm is not None:
-        named.add(config.llm.api_key_env)
-    return frozenset(map(environ.__getitem__, environ.keys() & KEY_VARIABLES.union(named)))
+    llms = (config.llm, *(node.llm for node in workflow.model_nodes.values()))
+    named = [llm.api_key_env for llm in llms if llm is not None and llm.api_key_env is not None]
+    return frozenset([environ[name] for name in KEY_VARIABLES.union(named) if name in environ])
 
 
 def _opened(node_id: str, llm: LLMConfig, *, environ: Mapping[str, str], trust: bool) -> ChatModel:
