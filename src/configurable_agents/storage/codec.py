@@ -55,11 +55,12 @@ _REQUIRED: Final = {
 
 def encode_record(record: AnyRecord | NodeStart | OpenSpan) -> bytes:
     """Give the record as one JSON object; the content in it stays the JSON text that it is."""
-    beginning = _BEGINNINGS.get(type(record))
+    kind = type(record)
+    beginning = _BEGINNINGS.get(kind)
     if beginning is not None:
         values = record.__dict__
         try:
-            if values.get("config_text"):
+            if kind is WorkflowRunRecord and values.get("config_text"):
                 values = {**values, "config_text": _encoded(values["config_text"])}
             return beginning + orjson.dumps(values)[1:]
         except TypeError:  # half a surrogate pair, which is no UTF-8, or a number that no database holds
@@ -70,8 +71,8 @@ def encode_record(record: AnyRecord | NodeStart | OpenSpan) -> bytes:
         except TypeError:
             return encode_record(started_node(*record))
     if isinstance(record, OpenSpan):
-        kind, run_id, span_id, trace_id = record
-        return orjson.dumps({"open": kind, "run_id": run_id, "span_id": span_id, "trace_id": trace_id})
+        what, run_id, span_id, trace_id = record
+        return orjson.dumps({"open": what, "run_id": run_id, "span_id": span_id, "trace_id": trace_id})
     raise TypeError(f"no record: {type(record).__name__}")
 
 
