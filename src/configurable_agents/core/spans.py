@@ -26,7 +26,8 @@ WITHHELD: Final = "the error's text is not kept: capture_content is false"
 _WITHOUT_CONTENT: Final = (ExecutionLimitError, MapError, NodeTimeoutError, RunTimeoutError)
 """Errors whose texts are our own, and hold no value of the run's."""
 
-(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+_SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+"""Under which a context has its span: the API does not name it."""
 
 
 @dataclass(slots=True)  # nobody changes one; making a frozen one takes three times as long, and each run makes one
@@ -55,7 +56,7 @@ class Recorder:
 def with_span(span: Span, context: Context) -> Context:
     """Give a context with a span as the current one.
 
-    As `trace.set_span_in_context`, which makes two calls and a copy more on its way; each node needs it.
+    As `trace.set_span_in_context`, which calls three functions for it; each node needs one.
     """
     return Context({**context, _SPAN_KEY: span})
 

@@ -223,7 +223,7 @@ class Journal:
             return self._open()
         # Not each time, since a look costs a fifth of an append.
         self._look_at = time.monotonic() + LOOK_SECONDS
-        if not os.fstat(segment.fd).st_nlink:
+        if not _links(segment.fd):
             return self._open()  # somebody has deleted the file: it goes with the process
         # What is bigger than a whole segment has one of its own.
         return self._open() if segment.end + length > self._most and segment.end > HEADER_BYTES else segment
@@ -359,6 +359,13 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _links(fd: int) -> int:
+    try:
+        return os.fstat(fd).st_nlink
+    except OSError as error:  # of a file system that has failed
+        raise _cannot_be_written(error) from error
 
 
 def _write_whole(fd: int, data: bytes, offset: int) -> None:

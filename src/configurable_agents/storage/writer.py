@@ -154,12 +154,12 @@ class Writer:
     def commit(self, run_id: str, seconds: float) -> None:
         """Have everything of a run committed at once, and wait for that; not longer, and not for a store that is away."""
         deadline = time.monotonic() + seconds
-        while self.commit_here() or self._is_tried(run_id, deadline):
+        while self.commit_here() or self._wait_for_a_try(run_id, deadline):
             if not self.waits_for(run_id):
                 return
 
-    def _is_tried(self, run_id: str, deadline: float) -> bool:
-        """Wait until the thread has tried; False if there is nothing more to wait for."""
+    def _wait_for_a_try(self, run_id: str, deadline: float) -> bool:
+        """Wait until the thread has tried; give False if there is nothing to wait for, or no more time."""
         tried = threading.Lock()
         tried.acquire()
         if self.when_tried(run_id, tried.release):
@@ -210,7 +210,7 @@ class Writer:
             logger.debug("the end of a run could not be committed at once", exc_info=True)
         finally:
             if is_mine:
-                self._is_done()
+                self._give_way()
         return is_written
 
     @property
@@ -222,7 +222,7 @@ class Writer:
             return False
         return time.monotonic() >= self._crowded_until
 
-    def _is_done(self) -> None:
+    def _give_way(self) -> None:
         """Let others at it."""
         # Before the lock is had: a run that ends just now need not wait until this thread, beside a busy loop, has it.
         self._step_back()
@@ -362,8 +362,10 @@ class Writer:
                 self._commit_seconds = time.monotonic() - began
                 self._committed(group, lost)
             except BaseException as error:  # noqa: BLE001 - no fault of a store changes a run, and the thread must live
-                self._went_away(error)
-                self._is_done()
+                try:
+                    self._went_away(error)
+                finally:  # it tells the host, whose handlers of what is logged may raise
+                    self._give_way()
                 return failures + 1
             failures = 0
         self._tend()
@@ -477,7 +479,7 @@ class Writer:
         try:
             self._target.tend()
         finally:
-            self._is_done()
+            self._give_way()
 
     def _committed(self, group: Group, lost: Sequence[str | None]) -> None:
         self._committed_at = time.monotonic()
