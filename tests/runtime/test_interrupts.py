@@ -28,7 +28,8 @@ async def sleeping():
 
 def blocking():
     print("begun\\n", end="", flush=True)  # in one piece: another thread says the same
-    time.sleep(30)
+    for _ in range(3000):
+        time.sleep(0.01)  # not in one go: a signal that comes just before a sleep does not end it
     return 1
 
 timeout = {"timeout": 20} if shape == "timeout" else {}
@@ -40,16 +41,21 @@ if shape == "fan-out":
 workflow = make(nodes, edges, {"x": field("int"), "y": field("int")})
 options = {"functions": {"slow": globals()[body]}, "store": store}
 
-async def in_a_loop():
+async def in_the_programs_loop():
+    # What wakes the loop for a handler of its own does so for Ctrl-C: else asyncio may fall asleep over it.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print)
+    return await arun_workflow(workflow, **options)
+
+async def blocking_a_loop():
     return run_workflow(workflow, **options)
 
 try:
     if way == "run":
         run_workflow(workflow, **options)
     elif way == "arun":
-        asyncio.run(arun_workflow(workflow, **options))
+        asyncio.run(in_the_programs_loop())
     else:
-        asyncio.run(in_a_loop())
+        asyncio.run(blocking_a_loop())
 except KeyboardInterrupt as error:
     print("KeyboardInterrupt", repr(error.__cause__), flush=True)
 print("handler", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
@@ -74,8 +80,6 @@ def test_ctrl_c_cancels_the_run_at_once(way: str, body: str, shape: str, tmp_pat
         assert process.stdout is not None
         for _ in range(2 if shape == "fan-out" else 1):
             assert process.stdout.readline() == "begun\n", process.communicate(timeout=5)
-        # Until its loop is asleep: of a signal that comes the moment before, asyncio hears when the next timer wakes it.
-        time.sleep(0.1)
         sent = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
@@ -87,6 +91,47 @@ def test_ctrl_c_cancels_the_run_at_once(way: str, body: str, shape: str, tmp_pat
     stored = kept(store)
     assert stored.run.status == "cancelled"
     assert {str(record.status) for record in stored.nodes} == {"cancelled"}
+
+
+AS_THE_LOOP_FALLS_ASLEEP = """
+import _thread, asyncio, operator, select, selectors
+from functools import partial
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import run_workflow
+
+class Sleeps(selectors.SelectSelector):
+    is_the_moment = False
+
+    def select(self, timeout=None):
+        if not Sleeps.is_the_moment:
+            return super().select(timeout)
+        Sleeps.is_the_moment = False
+        files = self.get_map()
+        asleep = partial(select.select, [*files], [], [], timeout)
+        # What a signal's arrival does, then the sleep: `map` leaves the interpreter no step between them to see it in.
+        _, (readable, _, _) = map(operator.call, [_thread.interrupt_main, asleep])
+        return [(files[file], selectors.EVENT_READ) for file in readable]
+
+selectors.DefaultSelector = Sleeps
+
+async def node():
+    Sleeps.is_the_moment = True
+    await asyncio.sleep(20)
+
+workflow = make([calls("node", "x")], chain("START node END"), {"x": field("int")})
+try:
+    run_workflow(workflow, functions={"node": node}, store=False)
+except KeyboardInterrupt:
+    print("KeyboardInterrupt")
+"""
+
+
+def test_ctrl_c_is_heard_the_moment_before_the_loop_falls_asleep() -> None:
+    """It is no part of the sleep then, and does not end it by itself."""
+    began = time.monotonic()
+    assert run_program(AS_THE_LOOP_FALLS_ASLEEP) == (0, "KeyboardInterrupt\n", "")
+    assert time.monotonic() - began < 10
 
 
 BETWEEN_NODES = """

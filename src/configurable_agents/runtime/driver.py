@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from configurable_agents.core.functions import call_inline
 from configurable_agents.core.waiting import GRACE_SECONDS, LOOP_WANTED, Interruption, cancel_all, is_in_a_loop
-from configurable_agents.runtime.loops import LOOPS
+from configurable_agents.runtime.loops import LOOPS, sleep_through_signals, wake_on_signals
 
 try:
     # What `signal` itself calls: it looks each handler up among its enums, in vain, which takes as long as two nodes.
@@ -119,6 +119,7 @@ class _Drive(Generic[T]):
         """Run what has begun without a loop to its end in one."""
         self._loop = loop
         try:
+            wake_on_signals(loop)
             self._task = loop.create_task(coroutine, context=context)
             if self.interruption.is_wanted:
                 self._task.cancel()
@@ -127,6 +128,7 @@ class _Drive(Generic[T]):
             self._was_torn = True
             raise
         finally:
+            sleep_through_signals(loop)
             self._close(loop)
 
     def cancel(self) -> None:

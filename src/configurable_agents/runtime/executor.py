@@ -77,6 +77,9 @@ async def arun_workflow(
     One run is one trace: a root span `invoke_workflow {name}` with a child span for each node execution. It is kept in
     the store: the run before its first node starts, each node before the next one starts.
 
+    Cancelling the task cancels the run. The loop is the caller's, and so is what wakes it: of a Ctrl-C that comes just as it
+    falls asleep, `asyncio.run` hears when a timer wakes it, or at once where the loop has a signal handler of its own.
+
     Args:
         workflow: A workflow, or the path of its file.
         inputs: One value for each required field under `state:`, and for any other that shall not have its default.

@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -68,6 +71,40 @@ _EMPTY: Final = (
     *("_ready", "_scheduled", "_signal_handlers", "_exception_handler", "_task_factory", "_debug"),
     *("_executor_shutdown_called", "_asyncgens_shutdown_called"),
 )
+
+
+def wake_on_signals(loop: asyncio.AbstractEventLoop) -> None:
+    """Have each signal wake a loop, if it runs on the main thread and the program has nothing else that they wake.
+
+    Python calls a signal's handler between two steps of the main thread, not in its sleep. asyncio wakes a loop for the
+    handlers that are the loop's own; any other that is due just as the loop falls asleep, or whose signal came to another
+    thread, would be called when a timer ends the sleep.
+    """
+    if threading.current_thread() is threading.main_thread():  # on no other are handlers called
+        before = signal.set_wakeup_fd(_wake_up_file(loop), warn_on_full_buffer=False)
+        if before >= 0:
+            _put_back(before)
+
+
+def sleep_through_signals(loop: asyncio.AbstractEventLoop) -> None:
+    """Take back what `wake_on_signals` did."""
+    if threading.current_thread() is threading.main_thread():
+        found = signal.set_wakeup_fd(-1)
+        if found != _wake_up_file(loop):  # the program's, or what a node's function has set
+            _put_back(found)
+
+
+def _put_back(file: int) -> None:
+    with contextlib.suppress(OSError, ValueError):  # it has been closed meanwhile
+        signal.set_wakeup_fd(file)
+
+
+def _wake_up_file(loop: asyncio.AbstractEventLoop) -> int:
+    """Give the file whose bytes wake a loop, as `add_signal_handler` uses it; -1 for a loop that has none, or hides it."""
+    try:
+        return int(getattr(loop, "_csock").fileno())  # noqa: B009 - it may be missing
+    except AttributeError:
+        return -1
 
 
 class DaemonExecutor(concurrent.futures.ThreadPoolExecutor):
