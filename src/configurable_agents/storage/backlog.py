@@ -363,7 +363,9 @@ def _sorted(come: Iterable[_Written]) -> _Sorted:
                         continue
                 elif begun.pop(record.span_id, None) is None:  # else nobody ever asked for it
                     ended.append(record.span_id)
-            run_id = None if kind is DeliveryRecord else record.run_id
+                run_id = record.run_id
+            else:
+                run_id = run_of(record)
             if (
                 entry is None
                 or run_id != entry.run_id
