@@ -96,14 +96,19 @@ class Journals:
         self._remove_before(self.current)
 
     def forget_before(self, places: Sequence[Place]) -> None:
-        """Say that the database has all that stands before the first of some places; without any, that it has everything."""
+        """Say that the database has all that stands before the first of some places.
+
+        Args:
+            places: Of what still waits; none of what waits in memory alone, for which nothing before it is kept.
+        """
         journals = self._all()
         if not journals:
             return
-        numbered = [(journals.index(journal), segment, offset) for journal, segment, offset in places]
-        index, segment, offset = min(numbered) if numbered else (-1, *journals[-1].end)
-        journals[index].forget_before(segment, offset)
-        self._remove_before(journals[index])
+        newest = journals[-1]
+        first = min(places, key=lambda place: (journals.index(place[0]), *place[1:]), default=(newest, *newest.end))
+        journal, segment, offset = first
+        journal.forget_before(segment, offset)
+        self._remove_before(journal)
 
     def _remove_before(self, needed: Journal | None) -> None:
         while self._full and self._full[0] is not needed:
