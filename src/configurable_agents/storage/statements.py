@@ -30,6 +30,7 @@ Where = Literal["absent", "not later", "earlier"]
 
 Statement = tuple[str, Row]
 """Its text, and the values of all its rows, one after another."""
+_Change = Callable[[str, Row], int]
 
 _CHUNK_SIZES: Final = (96, 64, 48, 32, 24, *range(20, 0, -1))
 """A statement of 256 rows keeps 1.5 MB for itself, one of 96 a seventh of that. The sizes between the powers of two
@@ -56,10 +57,16 @@ def of_states(dialect: str, records: Sequence[ExecutionStateRecord], *, where: W
     return _inserts(dialect, _STATE_SHAPES, _merged(records, _STATE_KEY), where)
 
 
-def execute(connection: sa.Connection, made: Sequence[Statement]) -> int:
-    """Execute what was made ready for the connection's dialect; give how many rows that made or changed."""
-    # SQLite's driver is spoken to directly: each execution through SQLAlchemy costs as much as several rows.
-    change = changing_on_driver(connection) if connection.dialect.name == "sqlite" else partial(_changed, connection)
+def execute(connection: sa.Connection, made: Sequence[Statement], change: _Change | None = None) -> int:
+    """Execute what was made ready for the connection's dialect; give how many rows that made or changed.
+
+    Args:
+        change: Executes one statement, and says how many; None for as the driver counts.
+    """
+    if change is None:
+        # SQLite's driver is spoken to directly: each execution through SQLAlchemy costs as much as several rows.
+        is_sqlite = connection.dialect.name == "sqlite"
+        change = changing_on_driver(connection) if is_sqlite else partial(_changed, connection)
     changed = 0
     for text, values in made:
         try:
@@ -92,10 +99,9 @@ def _insert_calls(connection: sa.Connection, records: Sequence[SpanRecord], tall
         return 0
     if connection.dialect.name == "sqlite":
         return usage.count_inserted(connection, lambda: _insert_spans(connection, records), tally)
-    written = 0
-    for text, values in _inserts(connection.dialect.name, _SPAN_SHAPES, records, "absent"):
-        written += tally.count(_execute(connection, _counting(text), values))
-    return written
+    inserts = _inserts(connection.dialect.name, _SPAN_SHAPES, records, "absent")
+    made = [(_counting(text), values) for text, values in inserts]
+    return execute(connection, made, lambda text, values: tally.count(connection.exec_driver_sql(text, values)))
 
 
 def storable(value: Any) -> Any:
@@ -200,13 +206,6 @@ def _inserts(dialect: str, shapes: Sequence[_Shape], records: Sequence[Any], whe
 
 def _changed(connection: sa.Connection, text: str, values: Row) -> int:
     return connection.exec_driver_sql(text, values).rowcount
-
-
-def _execute(connection: sa.Connection, text: str, values: Row) -> sa.CursorResult[Any]:
-    try:
-        return connection.exec_driver_sql(text, values)
-    except _UNSTORABLE_ERRORS as error:
-        return connection.exec_driver_sql(text, _cleaned(values, error))
 
 
 # Drivers refuse such values before they send anything: the transaction is whole, and the usual case pays nothing.
