@@ -247,11 +247,14 @@ class NodeExecutor:
         node = visit.node
         inputs = self._inputs(visit)
         call = self._functions[node.function]
-        if visit.alone and node.timeout is None and not is_async(call):
+        if is_async(call):
+            await in_a_loop()
+            result = call(**inputs)
+        elif visit.alone and node.timeout is None:
             result = call_inline(call, inputs)
         else:
             await in_a_loop()
-            result = call(**inputs) if is_async(call) else await self._pool.run(lambda: call(**inputs))
+            result = await self._pool.run(lambda: call(**inputs))
         if is_awaited(result):
             result = await awaited(result)
         return node.checked(named_outputs(result, node.output_names))
