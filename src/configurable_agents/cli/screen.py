@@ -8,13 +8,13 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import IO, Any, Final
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from configurable_agents.cli.text import clean
+from configurable_agents.once import Once
 
 PIPE_WIDTH: Final = 100
 """Columns of what is written into a file or a pipe, unless COLUMNS says otherwise."""
@@ -74,7 +74,7 @@ class Screen:
         self.err = err or _console(sys.stderr)
         self.debug = False
 
-    @cached_property
+    @Once
     def signs(self) -> Signs:
         """The signs that stdout can show."""
         return signs_of(self.out)
