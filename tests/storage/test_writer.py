@@ -420,6 +420,35 @@ def test_a_log_handler_that_leaves_spans_itself_is_not_stuck(gate: Gate, tmp_pat
     assert seqs(gate) == [1, 2]
 
 
+def test_a_host_whose_log_filter_raises_does_not_end_the_thread_that_commits(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler's fault is logging's to catch; a filter's arrives where something is logged."""
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+
+    def refuse(record: logging.LogRecord) -> bool:
+        raise LookupError(record.name)
+
+    log = logging.getLogger("configurable_agents.storage.writer")
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addFilter(refuse)
+    try:
+        with writing(gate, tmp_path / "journal") as writer:
+            gate.fails = True
+            writer.write([node_record(1)])
+            eventually(lambda: gate.tries > 1)
+            gate.fails = False
+            eventually(lambda: len(told) == 2)
+            assert not writer.is_away
+    finally:
+        log.removeFilter(refuse)
+        log.setLevel(level)
+    assert seqs(gate) == [1]
+    assert [report.exc_type for report in told] == [LookupError] * 2, "as the store went away, and came back"
+
+
 AT_EXIT = """
 import atexit, sys
 from _runs import calls, chain, field

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -352,21 +353,19 @@ class Writer:
     def _turn(self, failures: int) -> int | None:
         """Commit one group; give the failures in a row, or None when the thread is not needed any more."""
         group = self._next_group(failures)
-        self._hold_runs()
         if group is None:
             return None
+        self._hold_runs()
         if group:
             began = time.monotonic()
             try:
                 lost = self._commit(group)
-                self._commit_seconds = time.monotonic() - began
-                self._committed(group, lost)
             except BaseException as error:  # noqa: BLE001 - no fault of a store changes a run, and the thread must live
-                try:
-                    self._went_away(error)
-                finally:  # it tells the host, whose handlers of what is logged may raise
-                    self._give_way()
+                self._went_away(error)
+                self._give_way()
                 return failures + 1
+            self._commit_seconds = time.monotonic() - began
+            self._committed(group, lost)
             failures = 0
         self._tend()
         return failures
@@ -544,4 +543,10 @@ def _commit_for_ever(writer_ref: weakref.ref[Writer]) -> None:
         writer = writer_ref()
         if writer is None:
             return
-        failures = writer._turn(failures)  # noqa: SLF001 - the thread is the writer's own
+        try:
+            failures = writer._turn(failures)  # noqa: SLF001 - the thread is the writer's own
+        except BaseException:  # noqa: BLE001 - of a host's filter, asked about what is logged; nobody else would commit
+            failures = (failures or 0) + 1
+            writer._give_way()  # noqa: SLF001
+            with contextlib.suppress(Exception):  # told as Python tells of it where it ends a thread
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
