@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import _thread
 import os
+import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from _records import node_record, run_id, run_record, span_record
 from _runs import run_at_once
@@ -51,33 +54,40 @@ def test_threads_write_through_one_store_at_once(store: StorageBackend) -> None:
     assert_every_row_is_there(store, THREADS)
 
 
-class CtrlC:
-    """The turn to write of a SQLite store: a signal's handler raises as soon as it is had, once."""
-
-    def __init__(self, turn: Any) -> None:
-        self._turn = turn
-        self._is_sent = False
-
-    def acquire(self, *, timeout: float) -> bool:
-        had: bool = self._turn.acquire(timeout=timeout)
-        if not self._is_sent:
-            self._is_sent = True
-            raise KeyboardInterrupt
-        return had
-
-    def release(self) -> None:
-        self._turn.release()
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Have `_thread.interrupt_main` raise KeyboardInterrupt, also where the tests' own process is deaf to Ctrl-C."""
+    before, interval = signal.signal(signal.SIGINT, signal.default_int_handler), sys.getswitchinterval()
+    yield
+    signal.signal(signal.SIGINT, before)
+    sys.setswitchinterval(interval)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_just_when_it_is_a_threads_turn_leaves_the_next_turn_to_others(tmp_path: Path) -> None:
     """Else the store would be away for the rest of the process."""
-    with closing(create_storage_backend(tmp_path / "runs.db")) as backend:
+    holds, waits = threading.Event(), threading.Event()
+    with closing(create_storage_backend(tmp_path / "runs.db")) as backend, ThreadPoolExecutor(1) as pool:
         database = sql_store(backend).database
-        database._writer = CtrlC(database._writer)  # type: ignore[assignment]  # a signal cannot be timed so well
+
+        def wait(_: sa.Connection) -> None:
+            holds.set()
+            waits.wait()
+
+        def hand_over() -> None:
+            database.run(wait, write=True)
+            _thread.interrupt_main()
+
+        other = pool.submit(hand_over)
+        holds.wait()
+        # From here on a thread goes on until it waits: the other one ends its turn when this one waits for it, and sends
+        # the signal before this one takes a step.
+        sys.setswitchinterval(60)
+        waits.set()
         with pytest.raises(KeyboardInterrupt):
             backend.write([run_record(1)])
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(backend.write, [run_record(2)]).result()
+        other.result()
+        pool.submit(backend.write, [run_record(2)]).result()
         assert [run.run_id for run in backend.runs.list_runs()] == [run_id(2)]
 
 
