@@ -144,7 +144,11 @@ class Database:
                 finally:
                     self._give_back(kept, is_whole=is_whole)
         finally:
-            _end(turn)
+            # Not in a function: a signal's handler that raises as one is entered would leave the turn to nobody.
+            try:  # noqa: SIM105 - `suppress` costs more than all the rest, at each commit
+                turn.release()
+            except RuntimeError:  # it is somebody else's: a handler that raises just when it is had hides that
+                pass
 
     def before_fork(self) -> None:
         """Leave no idle connection to a child: SQLite's locks and files do not survive being shared by a fork."""
@@ -156,14 +160,6 @@ class Database:
         self._kept.clear()
         self._current = threading.local()
         self._writer = threading.RLock() if self._writer is not None else None
-
-
-def _end(turn: threading.RLock) -> None:
-    """Leave the turn to others, if this thread has it: a signal's handler that raises just when it is had hides that."""
-    try:  # noqa: SIM105 - `suppress` costs more than all the rest, at each commit
-        turn.release()
-    except RuntimeError:  # it is somebody else's
-        pass
 
 
 def _let_go(kept: WritingConnection) -> None:
