@@ -88,8 +88,8 @@ def _release() -> None:
 
 
 def _after_fork_in_parent() -> None:
+    GATE.after_fork_in_parent()  # first: another thread may wait to fork, and would find the gate opened after it has shut it
     _release()
-    GATE.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
