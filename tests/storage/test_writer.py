@@ -155,6 +155,29 @@ def test_when_one_journal_takes_no_more_another_one_goes_on_and_nothing_is_lost(
         assert sum(path.stat().st_size for path in second.iterdir()) > 0
 
 
+def test_what_cannot_be_read_back_is_lost_to_its_own_run_alone(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records of many runs at once wait together, and the journal has each where it was written."""
+    monkeypatch.setattr("configurable_agents.storage.backlog.MEMORY_BYTES", 0)
+    with writing(gate, tmp_path / "journal") as writer:
+        gate.open.clear()
+        for run in (1, 2, 3):
+            writer.write([node_record(run=run, outputs={"x": f"of run {run}"})])
+        (segment,) = (tmp_path / "journal").iterdir()
+        segment.write_bytes(segment.read_bytes().replace(b'"of run 2', b"}of run 2"))
+        gate.open.set()
+        assert writer.flush(SECONDS)
+        kept = [gate.execution_states.get_state_history(run_record(run).run_id) for run in (1, 2, 3)]
+        assert [[record.outputs for record in records] for records in kept] == [
+            [{"x": "of run 1"}],
+            [],
+            [{"x": "of run 3"}],
+        ]
+        assert writer.dropped_records == 1
+        assert [writer.lacks(run_record(run).run_id) for run in (1, 2, 3)] == [False, True, False]
+
+
 def test_each_segment_of_the_journal_knows_of_all_that_goes_on(gate: Gate, tmp_path: Path) -> None:
     """Of a process that dies later, the segments before may have gone by then."""
     running = [run_record(number, status="running") for number in range(1, 1001)]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ MEMORY_BYTES: Final = 8 * 1024 * 1024
 MEMORY_BYTES_WITHOUT_JOURNAL: Final = 64 * 1024 * 1024
 """Where there is no journal, what waits beyond is lost, and counted."""
 _TOGETHER: Final = 64
-"""So many records of a run that came in a row wait as one."""
+"""So many records that came in a row wait as one: each alone would take half as much again of the memory."""
 _UNSORTED: Final = 64
 """Writes that are sorted in together, at most, when nobody has asked before."""
 _BIG_BYTES: Final = 16 * 1024
@@ -48,18 +48,19 @@ _KINDS: Final[dict[type, str]] = {WorkflowRunRecord: RUN, ExecutionStateRecord: 
 
 @dataclass(slots=True)
 class Entry:
-    """Records of one run on their way, which came one after the other."""
+    """Records on their way, which came one after the other."""
 
-    run_id: str | None
-    """The run that lacks something without them; None for marks, which are no part of their run, and foreign spans."""
-    records: list[AnyRecord]
-    """Without the starts of what goes on; empty where only the journal has them."""
     journal: Journal | None
     """None where only the memory has them."""
     positions: list[Position]
-    """Of what was written with them, in which other runs' records may stand too."""
+    """Of what was written with them; of that with the first of them alone, where the memory has them."""
     offset: int
     """Of the first of them in the first of these: what was written before it need not be kept for it."""
+    records: list[AnyRecord] = field(default_factory=list)
+    """Without the starts of what goes on; empty where only the journal has them."""
+    runs: dict[str | None, int] = field(default_factory=dict)
+    """How many there are of each run that lacks something without them; None stands for that of marks, which are no part
+    of their run, and of foreign spans."""
     size: int = 0
     """Bytes of the records."""
     count: int = 0
@@ -69,6 +70,11 @@ class Entry:
     def position(self) -> Position:
         """Of the first of them."""
         return self.positions[0]
+
+    @property
+    def run_ids(self) -> list[str | None]:
+        """The run of each record."""
+        return [run_id for run_id, count in self.runs.items() for _ in range(count)]
 
 
 @dataclass(slots=True)
@@ -218,17 +224,19 @@ class Backlog:
 
     def _count_in(self, entry: Entry) -> None:
         self._count += entry.count
-        self._of_run[entry.run_id] = self._of_run.get(entry.run_id, 0) + entry.count
+        for run_id, count in entry.runs.items():
+            self._of_run[run_id] = self._of_run.get(run_id, 0) + count
 
     def _is_taken(self, entry: Entry) -> bool:
         """Say whether an entry may wait, in memory or only in the journal."""
         if self._bytes + entry.size > (MEMORY_BYTES if entry.journal is not None else MEMORY_BYTES_WITHOUT_JOURNAL):
             if entry.journal is None:
-                self.lose([entry.run_id] * entry.count)
+                self.lose(entry.run_ids)
                 return False
             entry.records = []
         else:
             self._bytes += entry.size
+            del entry.positions[1:]
         return True
 
     def _notes(self) -> Iterator[OpenSpan]:
@@ -257,7 +265,7 @@ class Backlog:
             group.starts = [*self._starts.unsaid]
         elif not self._starts.is_said:
             # A run's row comes with the first rows of its nodes.
-            runs = self._starts.unsaid_runs({*hurried, *(entry.run_id for entry in group.entries)})
+            runs = self._starts.unsaid_runs({*hurried, *chain.from_iterable(entry.runs for entry in group.entries)})
             due = self._starts.due() if is_all else ()
             group.starts = list({start.span_id: start for start in (*due, *runs)}.values())
         return group
@@ -267,13 +275,16 @@ class Backlog:
         records: list[AnyRecord] = []
         lost: list[str | None] = []
         places = _Places()
-        waited: list[Start | Entry] = [*group.starts, *group.entries]
-        for one in waited:
-            try:
-                records += [places.start(one)] if isinstance(one, Start) else one.records or places.entry(one)
-            except (OSError, ValueError, KeyError):
-                logger.exception("what waited in the journal cannot be read back")
-                lost += [one.run_id] * (1 if isinstance(one, Start) else one.count)
+        for start in group.starts:
+            found = places.start(start)
+            records += found
+            if not found:
+                lost.append(start.run_id)
+        for entry in group.entries:
+            found = entry.records or places.entry(entry)
+            records += found
+            if len(found) < entry.count:
+                lost += (Counter(entry.runs) - Counter(map(run_of, found))).elements()
         return records, lost
 
     def take_out(self, group: Group) -> None:
@@ -289,9 +300,10 @@ class Backlog:
                 self._count -= entry.count
                 if entry.records:
                     self._bytes -= entry.size
-                left = self._of_run.pop(entry.run_id) - entry.count
-                if left:
-                    self._of_run[entry.run_id] = left
+                for run_id, count in entry.runs.items():
+                    left = self._of_run.pop(run_id) - count
+                    if left:
+                        self._of_run[run_id] = left
         except BaseException:  # of a signal's handler
             self._count_anew()
             raise
@@ -366,17 +378,13 @@ def _sorted(come: Iterable[_Written]) -> _Sorted:
                 run_id = record.run_id
             else:
                 run_id = run_of(record)
-            if (
-                entry is None
-                or run_id != entry.run_id
-                or journal is not entry.journal
-                or (is_first and len(entry.records) >= _TOGETHER)
-            ):
-                entry = Entry(run_id, [], journal, [position], _offset(number, written))
+            if entry is None or (is_first and (len(entry.records) >= _TOGETHER or journal is not entry.journal)):
+                entry = Entry(journal, [position], _offset(number, written))
                 entries.append(entry)
             elif is_first:
                 entry.positions.append(position)
             is_first = False
+            entry.runs[run_id] = entry.runs.get(run_id, 0) + 1
             entry.records.append(record)
             entry.size += len(lines[number])
     for entry in entries:
@@ -403,27 +411,30 @@ def _offset(number: int, written: _Written) -> int:
 
 
 class _Places:
-    """What stands in places of journals: each is read once, whatever number of starts or entries came with it."""
+    """What stands in places of journals, as far as it can be read back: each is read once, whatever came with it."""
 
     def __init__(self) -> None:
         self._payloads: dict[tuple[Journal | None, Position], bytes] = {}
 
-    def start(self, start: Start) -> AnyRecord:
+    def start(self, start: Start) -> list[AnyRecord]:
         """Give the record of a start; what came with it is not looked at."""
-        payload = self._at(start.journal, start.position)
         begin = max(0, start.offset - start.position.offset - FRAME_BYTES)
-        end = payload.find(LINE_BREAK, begin)
-        record = decode_record(payload[begin : end if end >= 0 else None])
-        if isinstance(record, OpenSpan):
-            raise ValueError("the journal gave another record than was asked for")
-        return record
+        return self._records(start.journal, start.position, lambda payload: [_line(payload, begin)])
 
     def entry(self, entry: Entry) -> list[AnyRecord]:
         """Give the records of an entry."""
-        there = chain.from_iterable(split(self._at(entry.journal, position)) for position in entry.positions)
-        records = [record for record in map(decode_record, there) if not isinstance(record, OpenSpan)]
-        # What went on waits apart.
-        return [one for one in records if getattr(one, "status", "") != _RUNNING and run_of(one) == entry.run_id]
+        there = chain.from_iterable(self._records(entry.journal, position, split) for position in entry.positions)
+        return [record for record in there if getattr(record, "status", "") != _RUNNING]  # what went on waits apart
+
+    def _records(
+        self, journal: Journal | None, position: Position, lines: Callable[[bytes], list[bytes]]
+    ) -> list[AnyRecord]:
+        try:
+            found = [*map(decode_record, lines(self._at(journal, position)))]
+        except (OSError, ValueError, KeyError):
+            logger.exception("what waited in the journal cannot be read back")
+            return []
+        return [record for record in found if not isinstance(record, OpenSpan)]
 
     def _at(self, journal: Journal | None, position: Position) -> bytes:
         if journal is None:
@@ -432,3 +443,8 @@ class _Places:
         if payload is None:
             payload = self._payloads[journal, position] = journal.read(position)
         return payload
+
+
+def _line(payload: bytes, begin: int) -> bytes:
+    end = payload.find(LINE_BREAK, begin)
+    return payload[begin : end if end >= 0 else None]
