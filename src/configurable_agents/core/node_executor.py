@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
@@ -20,7 +21,7 @@ from configurable_agents.core.model_call import ModelCaller, ProviderError
 from configurable_agents.core.nodes import CompiledNode, Item, collected
 from configurable_agents.core.spans import Recorder, error_type, record_failure, with_span
 from configurable_agents.core.templates import Scope, render
-from configurable_agents.core.waiting import in_a_loop, within
+from configurable_agents.core.waiting import in_a_loop, is_in_a_loop, within
 from configurable_agents.deltas import apply
 from configurable_agents.errors import ModelAnswerError, NodeTimeoutError, OutputError
 from configurable_agents.llm.base import ChatModel, Message
@@ -254,9 +255,9 @@ class NodeExecutor:
             result = call_inline(call, inputs)
         else:
             await in_a_loop()
-            result = await self._pool.run(lambda: call(**inputs))
+            result = await self._pool.run(partial(call, **inputs))
         if is_awaited(result):
-            result = await awaited(result)
+            result = await (result if is_in_a_loop() else awaited(result))
         return node.checked(named_outputs(result, node.output_names))
 
     async def _ask(self, visit: Visit) -> dict[str, Any]:
