@@ -90,16 +90,22 @@ class Engine:
         """
         try:
             self._enter(state)
+            del state  # the first node has a copy of it
             waiting, running, inline = self._waiting, self._running, self._inline
             while waiting or running:
                 if inline is not None and inline.is_wanted:
                     raise asyncio.CancelledError
-                if running or len(waiting) > 1:
-                    await self._step()
-                else:
-                    # One token and nothing else live: it waits for nobody, and needs no task, no slot and no carrying of
-                    # errors.
-                    self._arrive(await self._execute(waiting.pop(), alone=True))
+                token = await self._step() if running or len(waiting) > 1 else waiting.pop()
+                if token is None:
+                    continue
+                # One token and nothing else live: it waits for nobody, and needs no task, no slot and no carrying of errors.
+                # Nor a coroutine of its own, of which a thousand runs at once have a thousand.
+                if token.items is not None:
+                    self._arrive(await self._map(token, token.items))
+                    continue
+                visit = self._visit(token, None, inline is not None)
+                await self._executor.execute(visit)
+                self._arrive(self._moved(visit))
         except RunError:
             await self._cancel()
             raise
@@ -117,13 +123,13 @@ class Engine:
         for token in tokens:
             (self._ended if token.at == END else self._waiting).append(token)
 
-    async def _step(self) -> None:
+    async def _step(self) -> Token | None:
+        """Begin what can begin now, and wait until something has ended; give the token of a node that runs alone."""
         arrivals = next_nodes(self._plan, self._waiting, [arrival.node for arrival in self._running.values()])
         taken = {id(token) for arrival in arrivals for token in arrival.tokens}
         self._waiting[:] = [token for token in self._waiting if id(token) not in taken]
         if len(arrivals) == 1 and not self._running:
-            self._arrive(await self._execute(self._merged(arrivals[0]), alone=True))
-            return
+            return self._merged(arrivals[0])
         await in_a_loop()
         for arrival in arrivals:
             self._running[asyncio.create_task(self._met(arrival))] = arrival
@@ -132,21 +138,24 @@ class Engine:
         for task in [task for task in self._running if task.done()]:
             del self._running[task]
             self._arrive(task.result())
+        return None
 
     async def _met(self, arrival: Arrival) -> list[Token]:
-        return await self._execute(self._merged(arrival))
-
-    async def _execute(self, token: Token, *, alone: bool = False) -> list[Token]:
-        """Execute the node that a token stands on, and move the token on."""
+        """Execute a node beside others, and move its token on."""
+        token = self._merged(arrival)
         if token.items is not None:
             return await self._map(token, token.items)
-        visit = self._visit(token, None, alone and self._inline is not None)
-        await (self._executor.execute(visit) if alone else self._in_turn(visit))
+        visit = self._visit(token, None, False)
+        await self._in_turn(visit)
+        return self._moved(visit)
+
+    def _moved(self, visit: Visit) -> list[Token]:
+        """Move the token of an execution on to where that leads."""
         if visit.decision is None:
             raise _failure(visit)
         if self._running or self._waiting or self._ended:
             self._note(visit)
-        return move(self._plan, token, visit.decision, state=visit.after, heads=(visit.seq,))
+        return move(self._plan, visit.token, visit.decision, state=visit.after, heads=(visit.seq,))
 
     async def _in_turn(self, visit: Visit) -> None:
         """Execute a visit when there is a slot for it; its latency begins then."""
