@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from configurable_agents.config.environment import fill_environment
 from configurable_agents.config.reach import host_of, refuse_untrusted
 from configurable_agents.config.schema import WorkflowConfig
+from configurable_agents.core.secrets import masker
 from configurable_agents.environ import environment
 from configurable_agents.errors import ConfigError, InputError
 from configurable_agents.observability.destinations import destinations
@@ -167,8 +168,10 @@ def _prepare(
         defaults=defaults,
         functions=_functions(ready, functions or {}),
         models=open_models(ready, filled.config, models or {}, environ=environ, trust=trust),
-        secrets=filled.secrets.union(
-            key_values(ready, filled.config, environ), *(destination.secrets for destination in shipped_to)
+        mask=masker(
+            filled.secrets.union(
+                key_values(ready, filled.config, environ), *(destination.secrets for destination in shipped_to)
+            )
         ),
         store=store,
         timeout_seconds=timeout_seconds if timeout_seconds is not None else filled.config.execution.timeout,

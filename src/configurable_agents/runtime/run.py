@@ -14,9 +14,9 @@ from opentelemetry.context import Context
 from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
-from configurable_agents.config.schema import RuntimeConfig
+from configurable_agents.config.schema import RuntimeConfig, StorageConfig
 from configurable_agents.core.node_executor import NodeExecutor
-from configurable_agents.core.secrets import encoder, masker
+from configurable_agents.core.secrets import encoder
 from configurable_agents.core.spans import Recorder, describe, record_failure, with_span
 from configurable_agents.core.waiting import Interruption, in_a_loop, within
 from configurable_agents.errors import NodeExecutionError, RunTimeoutError, WorkflowExecutionError
@@ -48,7 +48,8 @@ class Ready:
     defaults: Mapping[str, Any]
     functions: Mapping[str, Callable[..., Any]]
     models: Mapping[str, ChatModel]
-    secrets: frozenset[str]
+    mask: Callable[[str], str]
+    """Hides the known secrets in a text."""
     store: StoreChoice
     timeout_seconds: float | None
     observers: Sequence[RunObserver]
@@ -60,20 +61,25 @@ class Ready:
     """Where it was called, with the span that it belongs below."""
 
 
-async def run(ready: Ready, *, inline: Interruption | None) -> RunResult:
-    """Run once.
+def run(ready: Ready, *, inline: Interruption | None) -> Coroutine[Any, Any, RunResult]:
+    """Run once, when it is awaited.
 
     Args:
         inline: Given where this thread is the run's alone, so that a plain function may be called on it.
     """
+    if ready.timeout_seconds is not None:
+        inline = None  # nobody could end what blocks this thread
     storage = ready.config.storage
     if storage is not None and storage.required:
-        # It is opened here and now, which may take seconds; the caller's loop goes on meanwhile.
-        await in_a_loop()
-        store = await asyncio.to_thread(open_store, ready.store, storage, ready.environ)
-    else:
-        store = open_store(ready.store, storage, ready.environ)
-    return await _Run(ready, store).run(inline=inline if ready.timeout_seconds is None else None)
+        return _run_with_required_store(ready, storage, inline)
+    return _Run(ready, open_store(ready.store, storage, ready.environ)).run(inline=inline)
+
+
+async def _run_with_required_store(ready: Ready, storage: StorageConfig, inline: Interruption | None) -> RunResult:
+    # It is opened here and now, which may take seconds; the caller's loop goes on meanwhile.
+    await in_a_loop()
+    store = await asyncio.to_thread(open_store, ready.store, storage, ready.environ)
+    return await _Run(ready, store).run(inline=inline)
 
 
 class _Run:
@@ -84,7 +90,7 @@ class _Run:
         self._store = store
         self._workflow = ready.workflow
         self._run_id = RunId(IDS.generate_run_id())
-        self._mask = masker(ready.secrets)
+        self._mask = ready.mask
         self._content = encoder(self._mask)
         exporter = store.exporter if store else None
         self._telemetry = open_telemetry(
@@ -103,56 +109,48 @@ class _Run:
         context = with_span(span, self._ready.parent)
         executor = self._executor(span, context)
         token = otel_context.attach(context)
-        end: dict[str, AttributeValue] = {}
+        end: dict[str, AttributeValue] | None = None
         outcome: Final | RunError
         try:
-            outcome = final = await self._drive(executor, inline)
+            await self._prepared()
+            outcome = final = await self._body(executor, inline)
             end = {semconv.STATUS: semconv.COMPLETED, semconv.READS_FROM: final.heads}
-        except RunError as failure:
-            outcome = failure
+        except BaseException as error:  # noqa: BLE001 - it is raised again when the run has been kept
+            outcome = failure = error if isinstance(error, RunError) else RunError(error)
             captures = self._captures and (failure.visit is None or failure.visit.node.captures)
             end = record_failure(span, failure.error, mask=self._mask, capture=captures)
-        except BaseException as error:
-            end = record_failure(span, error, mask=self._mask, capture=self._captures)
-            raise
         finally:
             otel_context.detach(token)
             executor.abandon()
-            self._end(span, executor, end)
+            self._end(span, executor, end or {})
         await self._committed(END_SECONDS, exclusive=inline is not None)
         if isinstance(outcome, RunError):
             # Not where it was caught: Python would put the carrier in place of the error's own context.
             self._raise(outcome)
         return self._result(span.trace_id, executor, outcome)
 
-    async def _drive(self, executor: NodeExecutor, inline: Interruption | None) -> Final:
-        seconds = self._ready.timeout_seconds
-        try:
-            if self._store is not None and self._store.open_seconds:
-                # Only the first run of a process waits, until the store is open: later ones are seen when their rows
-                # come with the next group, some 20 ms on, and are durable in the journal before that.
-                await self._committed(self._store.open_seconds, exclusive=False)
-            if self._telemetry.senders:
-                await in_a_loop()
-                await self._telemetry.loaded()
-            if seconds is None:
-                return await self._body(executor, inline)
+    async def _prepared(self) -> None:
+        """Wait for what is needed before the first node, for a bounded time."""
+        if self._store is not None and self._store.open_seconds:
+            # Only the first run of a process waits, until the store is open: later ones are seen when their rows
+            # come with the next group, some 20 ms on, and are durable in the journal before that.
+            await self._committed(self._store.open_seconds, exclusive=False)
+        if self._telemetry.senders:
             await in_a_loop()
-            late = RunTimeoutError(f"the run took longer than its timeout of {seconds:g} s")
-            final: Final = await within(
-                seconds, self._body(executor, inline), error=late, grace_seconds=CANCEL_SECONDS + 0.05
-            )
-        except RunError:
-            raise
-        except BaseException as error:
-            raise RunError(error) from error
-        return final
+            await self._telemetry.loaded()
+        if self._ready.timeout_seconds is not None:
+            await in_a_loop()
 
     def _body(self, executor: NodeExecutor, inline: Interruption | None) -> Coroutine[Any, Any, Final]:
         engine = Engine(self._workflow.plan, self._workflow.nodes, executor, inline=inline)
         # In the order of the fields, whether given or not: it is the order in which people see them.
         in_order = dict.fromkeys(self._workflow.inputs.fields)
-        return engine.run({**in_order, **self._ready.defaults, **self._ready.given})
+        final = engine.run({**in_order, **self._ready.defaults, **self._ready.given})
+        seconds = self._ready.timeout_seconds
+        if seconds is None:
+            return final
+        late = RunTimeoutError(f"the run took longer than its timeout of {seconds:g} s")
+        return within(seconds, final, error=late, grace_seconds=CANCEL_SECONDS + 0.05)
 
     def _executor(self, span: RecordedSpan, context: Context) -> NodeExecutor:
         return NodeExecutor(
