@@ -76,16 +76,15 @@ def open_telemetry(
     said = resource_text(resource)
     if sampler is None:
         return Telemetry(said, None)
-    routes: list[SpanRoute] = []
-    shippers = [SHIPPERS.of(destination, store) for destination in destinations]
+    route: SpanRoute | None = None
+    shippers = tuple(SHIPPERS.of(destination, store) for destination in destinations) if destinations else ()
     if shippers:
         rules = ship_rules(environ)
-        routes.append(ShippingRoute(shippers, rules, shared(resource), run_id=run_id, store=store))
+        route = ShippingRoute(shippers, rules, shared(resource), run_id=run_id, store=store)
     elif ship_to_host and host is not None:
         route = host_route(host, ship_rules(environ), kept=store is not None)
-        if route is not None:
-            routes.append(route)
+    routes = () if route is None else (route,)
     metrics = metrics_route(environ, ship_to_host=ship_to_host)
     if metrics is None:
         return Telemetry(said, sampler, routes, shippers)
-    return Telemetry(said, sampler, [*routes, metrics], [*shippers, *metrics.senders])
+    return Telemetry(said, sampler, (*routes, metrics), (*shippers, *metrics.senders))
