@@ -37,16 +37,16 @@ class Recorder:
     parent: RecordedSpan
     context: Context
     """Where the run was called, with the parent as the current span."""
-    common: Mapping[str, AttributeValue]
-    """Attributes of every span: the run's id."""
+    run_id: str
+    """An attribute of every span."""
     mask: Callable[[str], str]
     """Hides the known secrets in a text."""
     content: Callable[[Any], str]
     """Gives a value as JSON text, with the known secrets hidden."""
 
     def start(self, name: str, attributes: Mapping[str, AttributeValue], *, kind: SpanKind) -> RecordedSpan:
-        """Start a span below the parent, with the common attributes."""
-        return self.parent.begin_child(name, {**self.common, **attributes}, kind=kind)
+        """Start a span below the parent, with the run's id among its attributes."""
+        return self.parent.begin_child(name, {semconv.RUN_ID: self.run_id, **attributes}, kind=kind)
 
     def below(self, span: RecordedSpan) -> Recorder:
         """Make the recorder of a span's children."""

@@ -155,7 +155,7 @@ class _Run:
     def _executor(self, span: RecordedSpan, context: Context) -> NodeExecutor:
         return NodeExecutor(
             self._workflow.plan,
-            Recorder(span, context, {semconv.RUN_ID: self._run_id}, self._mask, self._content),
+            Recorder(span, context, self._run_id, self._mask, self._content),
             functions=self._ready.functions,
             models=self._ready.models,
             capture_content=self._captures,
