@@ -20,6 +20,7 @@ class Ending:
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._mask_before: set[int] | None = None
         # Registered before anything else is, so that it runs last: stores and exporters have been closed by then.
         atexit.register(self._end)
 
@@ -30,7 +31,7 @@ class Ending:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             # A job in the background of a script: Ctrl-C is not for it, but SIGTERM takes the way of Ctrl-C (below),
             # which needs a handler. Blocked is as good as ignored.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            self._mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             self._before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
@@ -53,6 +54,8 @@ class Ending:
         atexit.unregister(self._end)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._mask_before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask_before)
 
     def _end(self) -> None:
         if self._signal is None or os.name == "nt":
