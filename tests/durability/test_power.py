@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from _faults import chain_with
+from _files import is_below
 from configurable_agents import run_workflow
 
 
@@ -21,7 +22,9 @@ def test_durability_power_syncs_before_the_next_node_starts_and_the_usual_one_ne
     real = os.fdatasync
 
     def sync(fd: int) -> None:
-        synced.append(fd)
+        # SQLite's log is synced, too, now and then, by whoever tidies a store up.
+        if is_below(fd, *tmp_path.glob("*.journal")):
+            synced.append(fd)
         real(fd)
 
     def act() -> int:
