@@ -65,15 +65,15 @@ class FaultyBackend(StorageBackend):
         error: Callable[[], BaseException],
     ) -> None:
         self._inner, self._nth, self._how, self._error = inner, nth, how, error
-        self._writes = 0
+        self.writes = 0
         self.runs, self.execution_states = inner.runs, inner.execution_states
         self.location, self.journals = inner.location, inner.journals
         self.was_reached = False
 
     def write(self, records: Sequence[AnyRecord]) -> None:
         """Write, or fail."""
-        self._writes += 1
-        if self._writes == self._nth or (self._how == "for ever" and self._writes > self._nth):
+        self.writes += 1
+        if self.writes == self._nth or (self._how == "for ever" and self.writes > self._nth):
             self.was_reached = True
             if self._how == "after":
                 self._inner.write(records)

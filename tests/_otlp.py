@@ -29,6 +29,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from _otlp_decode import ReceivedMetric, ReceivedSpan, metrics_of, spans_of
+from _runs import PATIENCE_SECONDS
 
 Protocol = Literal["grpc", "http/protobuf"]
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http/protobuf")
@@ -84,12 +85,12 @@ class OtlpReceiver:
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
-    def wait_for(self, count: int, *, seconds: float = 10) -> list[ReceivedSpan]:
+    def wait_for(self, count: int, *, seconds: float = PATIENCE_SECONDS) -> list[ReceivedSpan]:
         """Wait until so many spans have come, and give all of them in the order of their start."""
         self.wait_until(lambda: len(self.spans) >= count, seconds=seconds)
         return sorted(self.spans, key=lambda span: (span.start_time_unix_nano, span.span_id))
 
-    def wait_until(self, found: Callable[[], _Found], *, seconds: float = 10) -> _Found:
+    def wait_until(self, found: Callable[[], _Found], *, seconds: float = PATIENCE_SECONDS) -> _Found:
         """Wait until something holds of what came, and give it."""
         deadline = time.monotonic() + seconds
         with self._changed:
@@ -99,7 +100,7 @@ class OtlpReceiver:
                 self._changed.wait(left)
             return value
 
-    def wait_for_metrics(self, *names: str, seconds: float = 10) -> dict[str, ReceivedMetric]:
+    def wait_for_metrics(self, *names: str, seconds: float = PATIENCE_SECONDS) -> dict[str, ReceivedMetric]:
         """Wait until metrics of these names have come, and give the last of each."""
         self.wait_until(lambda: set(names) <= {metric.name for metric in self.metrics}, seconds=seconds)
         return {metric.name: metric for metric in list(self.metrics)}

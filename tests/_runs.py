@@ -31,6 +31,8 @@ from configurable_agents.storage.records import ExecutionStateRecord, SpanRecord
 
 Run = Callable[..., RunResult]
 TESTS = Path(__file__).parent
+PATIENCE_SECONDS = 30
+"""How long what must come is waited for, where how soon is not the point: a machine with much to do may take its time."""
 
 
 def run_async(*args: Any, **options: Any) -> RunResult:
@@ -89,7 +91,7 @@ def kept(store: Path, run_id: str = "last") -> Kept:
 
     A run's end waits a fifth of a second for its commit, which on a machine with much to do may come later.
     """
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         with contextlib.suppress(RunNotFoundError, StorageError):
             found = _kept(store, run_id)
@@ -125,7 +127,7 @@ def rows(store: Path, query: str, *values: Any) -> list[Any]:
         return connection.execute(query, values).fetchall()
 
 
-def eventually(value: Callable[[], Any], *, seconds: float = 5) -> Any:
+def eventually(value: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
     """Wait until something comes about, and give it."""
     deadline = time.monotonic() + seconds
     while True:

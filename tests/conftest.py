@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +15,7 @@ from _alone import let_tests_be_alone
 
 # One definition for the whole session: a second import elsewhere would start a second server.
 from _postgres import postgres_server, postgres_url
+from _quiet import end_what_goes_on
 
 __all__ = ["postgres_server", "postgres_url"]
 
@@ -22,8 +25,11 @@ settings.load_profile("ours")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare for several workers."""
+    """Prepare for several workers, and for tests that interrupt programs."""
     let_tests_be_alone(config)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        # As in the background of a script, and then in all that is started from here, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -47,3 +53,10 @@ def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
             patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
             patch.setenv("PYTHONPYCACHEPREFIX", str(of_all / "bytecode"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on_after_a_test() -> Iterator[None]:
+    """Let no test hear of what another has left in this process."""
+    yield
+    end_what_goes_on()

@@ -16,6 +16,7 @@ import pytest
 import configurable_agents
 from _documents import Snippet, anchors, links, name_of, pages, snippets
 from _source import PACKAGE, ROOT, SOURCE, Import, all_imports, imports_of, is_in, layers_importing, names_used
+from _timing import in_one_of_a_few_tries, in_time
 
 LEAVES = {"errors", "semconv", "deltas", "environ", "once", "spans", "_version"}
 """Modules at the root that anybody may use, and that use at most each other."""
@@ -220,16 +221,16 @@ print(json.dumps([touched, threading.active_count(), cpu_seconds, loaded]))
 """
 
 
+@in_one_of_a_few_tries
 def test_import_costs_and_touches_nothing() -> None:
     """A service that imports the package and never runs a workflow should not notice it."""
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", _IMPORT_AND_WATCH], capture_output=True, text=True, check=True, timeout=60
-    )
+    command = [sys.executable, "-B", "-c", _IMPORT_AND_WATCH]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     touched, threads, cpu_seconds, loaded = json.loads(done.stdout)
     heavy = ("sqlalchemy", "alembic", "langchain", "opentelemetry", "pydantic", "yaml", "rich", "typer", "xllamacpp")
     assert [module for module in loaded if module.startswith((*heavy, "genai_prices", "openai", "httpx"))] == []
     assert (touched, threads, done.stderr) == ([], 1, "")
-    assert cpu_seconds < 0.5
+    in_time(cpu_seconds < 0.5)
 
 
 # --- papers --------------------------------------------------------------------------------------------------------------

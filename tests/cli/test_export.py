@@ -18,7 +18,7 @@ from _cli import Said, run_here
 from _otlp import PROTOCOLS, OtlpReceiver, Protocol, otlp_receiver
 from _otlp_decode import ReceivedSpan
 from _records import START_UNIX_NANO, node_record, run_id, run_record, span_record
-from _runs import asks, calls, chain, eventually, field, run_program, scripted
+from _runs import asks, calls, chain, eventually, field, kept, run_program, scripted
 from _workflows import make
 from configurable_agents import WorkflowExecutionError, create_storage_backend, run_workflow
 from configurable_agents.observability.content import CAPTURE_VARIABLE
@@ -138,10 +138,8 @@ def test_an_exported_run_is_what_was_shipped_when_it_was_made(
         monkeypatch.setenv(CAPTURE_VARIABLE, "true")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", receiver.protocol)
     RUNS[run](store=store, otlp=receiver.endpoint)
-    with closing(create_storage_backend(store)) as backend:
-        stored = eventually(lambda: backend.runs.list_runs(status=backend.runs.get("last").status))[0]
-        expected = 1 + len(backend.execution_states.get_state_history(stored.run_id))
-        expected += len(backend.execution_states.list_spans(stored.run_id))
+    stored = kept(store)
+    expected = 1 + len(stored.nodes) + len(stored.spans)
     live = by_id(receiver.wait_for(expected))
     receiver.spans.clear()
     monkeypatch.delenv("OTEL_RESOURCE_ATTRIBUTES")  # the run has its own
@@ -298,8 +296,6 @@ def test_what_was_shipped_live_is_not_pending(store: Path, capsys: pytest.Captur
 def test_what_an_endpoint_missed_while_it_was_down_it_gets_later(
     store: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with otlp_receiver("http/protobuf") as receiver:
-        endpoint = receiver.endpoint
     program = """
 import sys
 from _runs import calls, chain, field
@@ -308,7 +304,8 @@ from configurable_agents import run_workflow
 workflow = make([calls("one", "x")], chain("START one END"), {"x": field("int")})
 run_workflow(workflow, functions={"one": lambda: 1}, store=sys.argv[1], otlp=sys.argv[2])
 """
-    assert run_program(program, store, endpoint)[0] == 0
+    with otlp_receiver("http/protobuf", fault="refuse") as receiver:
+        assert run_program(program, store, receiver.endpoint)[0] == 0
     assert deliveries(store) == []
     with otlp_receiver("http/protobuf") as receiver:
         assert export(capsys, store, "--pending", *towards(receiver)).code == 0
@@ -349,15 +346,15 @@ def test_the_command_that_a_warning_gives_ships_what_was_missed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is copied from the log, and has to find the store and the endpoint that the run had."""
-    with otlp_receiver("http/protobuf") as receiver:
+    with otlp_receiver("http/protobuf", fault="refuse") as receiver:
         endpoint = receiver.endpoint
-    variables = {
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"{endpoint}{path}",
-        "OTEL_METRICS_EXPORTER": "none",
-        **{name: value.format(endpoint=endpoint) for name, value in environment.items()},
-    }
-    code, _, err = run_program(MISSED, tmp_path, in_file, opened, **variables)
+        variables = {
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"{endpoint}{path}",
+            "OTEL_METRICS_EXPORTER": "none",
+            **{name: value.format(endpoint=endpoint) for name, value in environment.items()},
+        }
+        code, _, err = run_program(MISSED, tmp_path, in_file, opened, **variables)
     assert code == 0, err
     command = err.split("`")[1]
     assert command == f"configurable-agents runs export --pending{said.format(endpoint=endpoint)}"

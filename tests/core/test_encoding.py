@@ -7,7 +7,6 @@ import datetime
 import enum
 import json
 import math
-import time
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
@@ -206,9 +205,8 @@ class LyingStr(str):
     "make", [Hostile, Long, Endless, Dumps, lambda: LyingStr("x"), object, lambda: type, lambda: print]
 )
 def test_a_hostile_object_costs_bounded_time_and_spoils_nothing_beside_it(make: Any) -> None:
-    started = time.process_time()
+    assert cpu_seconds(lambda: valid({"before": 1, "odd": make(), "after": [2, {3}]}), limit=5) < 5
     back = valid({"before": 1, "odd": make(), "after": [2, {3}]})
-    assert time.process_time() - started < 5
     assert back["before"] == 1
     if make not in (Endless, Dumps):  # these use up what a value may cost
         assert back["after"] == [2, {"$set": [3]}]
@@ -216,9 +214,8 @@ def test_a_hostile_object_costs_bounded_time_and_spoils_nothing_beside_it(make: 
 
 @pytest.mark.parametrize("value", ["x" * 50_000_000, ["y" * 1_000_000] * 50, b"z" * 50_000_000, "\ud800" * 10_000_000])
 def test_a_huge_value_becomes_a_stub_with_size_and_hash(value: Any) -> None:
-    started = time.process_time()
+    assert cpu_seconds(lambda: encode({"text": value}), limit=3) < 3
     encoded = encode({"text": value})
-    assert time.process_time() - started < 3
     stub = json.loads(encoded)["$too_large"]
     assert stub["bytes"] > MAX_BYTES
     assert len(stub["sha256"]) == 64
@@ -236,9 +233,8 @@ def test_huge_integers_take_no_quadratic_time() -> None:
 
 
 def test_many_small_values_end() -> None:
-    started = time.process_time()
+    assert cpu_seconds(lambda: encode([{1}] * 100_000), limit=20) < 20
     encoded = encode([{1}] * 100_000)
-    assert time.process_time() - started < 20
     json.loads(encoded)
 
 

@@ -79,6 +79,7 @@ def test_the_view_gives_the_same_state_data_as_the_record(store: Path) -> None:
     result = run_workflow(
         drafting({"text": "hi", "usage": USAGE}, price=PRICE), functions={"count": count}, store=store
     )
+    assert kept(store, result.run_id).run.status == "completed"
     shown = [json.loads(text) for (text,) in rows(store, "SELECT state_data FROM node_executions ORDER BY seq")]
     for from_view, record in zip(shown, kept(store, result.run_id).nodes, strict=True):
         # SQLite writes 15 digits of a number into JSON.

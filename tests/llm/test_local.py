@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from _require import require_part
+from _runs import eventually
+from _timing import in_one_of_a_few_tries, in_time
 from configurable_agents.config.schema import LLMConfig
 from configurable_agents.errors import ModelSetupError
 from configurable_agents.llm import weights
@@ -127,6 +129,7 @@ def test_a_prompt_that_is_too_long_says_by_how_much(model: ChatModel) -> None:
 
 
 @pytest.mark.alone
+@in_one_of_a_few_tries
 def test_a_call_that_is_given_up_holds_up_neither_the_loop_nor_the_next_call(model: ChatModel) -> None:
     async def impatient() -> tuple[float, float]:
         start = time.monotonic()
@@ -138,10 +141,11 @@ def test_a_call_that_is_given_up_holds_up_neither_the_loop_nor_the_next_call(mod
         return gave_up - start, time.monotonic() - gave_up
 
     waited, next_one = asyncio.run(impatient())
-    assert waited < 0.8
-    assert next_one < 15, "the engine went on with what nobody waits for; the whole prompt takes longer"
+    in_time(waited < 0.8)
+    in_time(next_one < 15, "the engine went on with what nobody waits for; the whole prompt takes longer")
 
 
+@in_one_of_a_few_tries
 def test_a_program_that_gives_a_call_up_exits_soon_and_quietly() -> None:
     done = program("""
         async def main():
@@ -154,9 +158,10 @@ def test_a_program_that_gives_a_call_up_exits_soon_and_quietly() -> None:
     """)
     now = time.time()
     assert (done.returncode, done.stderr) == (0, "")
-    assert now - float(done.stdout.split()[-1]) < EXITS_WITHIN_SECONDS
+    in_time(now - float(done.stdout.split()[-1]) < EXITS_WITHIN_SECONDS)
 
 
+@in_one_of_a_few_tries
 def test_a_program_that_ends_while_the_model_works_exits_soon_and_quietly() -> None:
     done = program("""
         threading.Thread(target=lambda: asyncio.run(model.ask(story)), daemon=True).start()
@@ -165,7 +170,7 @@ def test_a_program_that_ends_while_the_model_works_exits_soon_and_quietly() -> N
     """)
     now = time.time()
     assert (done.returncode, done.stderr) == (0, "")
-    assert now - float(done.stdout.split()[-1]) < EXITS_WITHIN_SECONDS
+    in_time(now - float(done.stdout.split()[-1]) < EXITS_WITHIN_SECONDS)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes through /proc")
@@ -179,10 +184,7 @@ def test_a_program_that_is_killed_leaves_no_process_behind() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     """)
     (worker,) = done.stdout.split()
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{worker}").exists()
+    eventually(lambda: not Path(f"/proc/{worker}").exists())
 
 
 def test_a_forked_child_has_an_engine_of_its_own() -> None:
@@ -198,18 +200,28 @@ def test_a_forked_child_has_an_engine_of_its_own() -> None:
     assert done.stdout.splitlines() == ["child True", "parent True"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
 def test_an_engine_that_dies_is_told_and_started_again(engine: Engine) -> None:
-    request = {"messages": [{"role": "user", "content": "Tell a story. " * 20}], "max_tokens": 200, "temperature": 0}
-    _, lost = engine.submit(request)
-    time.sleep(1.5)
+    request = {"messages": [{"role": "user", "content": "Tell a story. " * 20}], "max_tokens": 3, "temperature": 0}
+    _, first = engine.submit(request)
+    assert first.result(timeout=60)["text"]
     session = engine._session
     assert session is not None
-    assert session._process is not None
-    session._process.kill()
+    process = session._process
+    assert process is not None
+    before = _cpu_seconds(process.pid)
+    _, lost = engine.submit({**request, "max_tokens": 600})
+    eventually(lambda: _cpu_seconds(process.pid) > before + 0.2)  # it is at work, of which it has for seconds
+    process.kill()
     with pytest.raises(EngineDiedError):
-        lost.result(timeout=5)
-    _, found = engine.submit({**request, "max_tokens": 3})
-    assert found.result(timeout=30)["text"]
+        lost.result(timeout=30)
+    _, found = engine.submit(request)
+    assert found.result(timeout=60)["text"]
+
+
+def _cpu_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_file_that_is_no_model_is_an_error_and_not_the_end_of_the_program(tmp_path: Path) -> None:
@@ -225,7 +237,7 @@ def test_weights_that_are_not_the_known_ones_are_not_loaded(tmp_path: Path) -> N
     engine = Engine(EngineSettings(str(path), "0" * 64, n_ctx=512, n_threads=1, n_gpu_layers=0))
     _, answer = engine.submit({"messages": []})
     with pytest.raises(ModelSetupError, match="SHA-256"):
-        answer.result(timeout=20)
+        answer.result(timeout=60)
     engine.close()
 
 
@@ -247,7 +259,7 @@ def test_nobody_else_can_ask_the_engine_over_its_port(engine: Engine) -> None:
     if not Path("/proc/net/tcp").exists():
         pytest.skip("looks for the port in /proc")
     _, answer = engine.submit({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1})
-    answer.result(timeout=30)
+    answer.result(timeout=60)
     session = engine._session
     assert session is not None
     assert session._process is not None

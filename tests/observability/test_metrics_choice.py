@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from _otlp import FAULTS, PROTOCOLS, Protocol, otlp_receiver
 from _runs import run_program
+from _timing import in_one_of_a_few_tries, in_time
 from configurable_agents.observability.metrics import metric_destinations
 
 PROGRAM = """
@@ -160,6 +161,7 @@ def test_a_forked_child_tells_only_of_its_own_runs() -> None:
 
 
 @pytest.mark.alone
+@in_one_of_a_few_tries
 def test_endpoints_that_fail_cost_the_program_no_more_time_at_its_end_than_one() -> None:
     """Whatever they do instead of answering, all together; each is told of once, and every run is done."""
     text = """
@@ -180,7 +182,7 @@ def test_endpoints_that_fail_cost_the_program_no_more_time_at_its_end_than_one()
         ]
         code, out, err = run_program(PROGRAM + textwrap.dedent(text), *places, OTEL_METRIC_EXPORT_INTERVAL="300")
     assert code == 0
-    assert float(out) < 0.5
+    in_time(float(out) < 0.5, out)
     warnings = err.splitlines()
     assert len(warnings) == len(receivers)
     for receiver in receivers:
@@ -214,7 +216,7 @@ def test_any_installed_exporter_may_be_named(tmp_path: Path) -> None:
         sys.path.insert(0, sys.argv[1])
         run(); run()
         import its_module
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while not (its_module.Fetched.made and (data := its_module.Fetched.made[0].get_metrics_data())):
             assert time.monotonic() < end
         print("fetched", "configurable_agents.runs" in data.to_json())

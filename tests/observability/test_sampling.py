@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 from _runs import Kept, asks, calls, chain, field, kept, run_program, scripted
+from _timing import anew, in_one_of_a_few_tries, in_time
 from _workflows import Spans, make
 from configurable_agents import Workflow, run_workflow
 
@@ -30,10 +31,11 @@ def small() -> Workflow:
     )
 
 
+@in_one_of_a_few_tries
 def run_small(store: Path) -> Kept:
     spans = Spans()
     result = run_workflow(small(), functions={"b": lambda: 1}, store=store, observers=[spans])
-    assert not result.degraded
+    in_time(not result.degraded)
     stored = kept(store, result.run_id)
     complete(stored)
     return stored
@@ -175,14 +177,16 @@ if provider is not None:
         ("none", {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "1", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "3"}, 1, []),
     ],
 )
+@in_one_of_a_few_tries
 def test_the_store_is_complete_whatever_would_be_shipped(
     ratio: str, environment: dict[str, str], flag: int, host: list[str], store: Path
 ) -> None:
-    code, out, err = run_program(HOST, store, ratio, **environment)
+    code, out, err = run_program(HOST, anew(store), ratio, **environment)
     assert code == 0, err
     assert err in {"", "SDK is disabled.\n"}, "older SDKs say so where a host makes its tracer"
-    assert json.loads(out) == {
-        "degraded": False,
+    told = json.loads(out)
+    in_time(told.pop("degraded") is False)
+    assert told == {
         "names": ["invoke_workflow made", "execute_node a", "execute_node b"],
         "statuses": ["OK"],
         "flags": [flag],

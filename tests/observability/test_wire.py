@@ -221,7 +221,10 @@ def test_retries_are_events_in_the_span_of_the_call(receiver: OtlpReceiver, stor
 def test_a_cancelled_run_is_an_error_that_says_cancelled(receiver: OtlpReceiver, store: Path) -> None:
     """In the SDK a span that a cancellation ends would look like success."""
 
+    begun = asyncio.Event()
+
     async def wait() -> dict[str, str]:
+        begun.set()
         await asyncio.sleep(60)
         return {}
 
@@ -230,7 +233,7 @@ def test_a_cancelled_run_is_an_error_that_says_cancelled(receiver: OtlpReceiver,
         running = asyncio.create_task(
             arun_workflow(workflow, functions={"wait": wait}, store=store, otlp=receiver.endpoint)
         )
-        await asyncio.sleep(0.3)
+        await begun.wait()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running

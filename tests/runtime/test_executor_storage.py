@@ -18,11 +18,11 @@ import pytest
 
 from _both_ways import both_ways
 from _plain_user import plain_user
-from _runs import Run, calls, chain, field, kept, rows
+from _runs import Run, calls, chain, eventually, field, kept, rows
+from _timing import LateError, in_one_of_a_few_tries, in_time, within
 from _workflows import make
 from configurable_agents import (
     NodeExecutionError,
-    RunNotFoundError,
     StorageError,
     Workflow,
     create_storage_backend,
@@ -71,6 +71,7 @@ def test_the_run_is_in_the_store_as_running_before_its_first_node_starts(run: Ru
 
 
 @both_ways
+@in_one_of_a_few_tries
 def test_the_run_is_updated_when_it_completes(run: Run, store: Path) -> None:
     result = run(doubling(), {"x": 2}, functions=DOUBLE, store=store)
     stored = kept(store, result.run_id)
@@ -81,7 +82,8 @@ def test_the_run_is_updated_when_it_completes(run: Run, store: Path) -> None:
     assert (stored.run.node_executions, stored.run.trace_id) == (1, result.trace_id)
     assert stored.said() == [("double", "completed")]
     assert stored.node("double").outputs == {"x": 4}
-    assert (result.outputs, result.store, result.degraded) == ({"x": 4}, str(store), False)
+    assert (result.outputs, result.store) == ({"x": 4}, str(store))
+    in_time(not result.degraded)
 
 
 @both_ways
@@ -124,26 +126,28 @@ def test_a_node_that_finished_survives_whatever_the_next_one_does(store: Path) -
 
 @pytest.mark.alone
 @both_ways
+@in_one_of_a_few_tries
 def test_a_locked_store_changes_nothing_but_degraded_and_one_warning(
     run: Run, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.clear()
     run(doubling(), {"x": 1}, functions=DOUBLE, store=store)
+    assert kept(store).run.status == "completed"
     with locked(store), caplog.at_level(logging.WARNING):
-        started = time.perf_counter()
-        result = run(doubling(), {"x": 2}, functions=DOUBLE, store=store)
-        seconds = time.perf_counter() - started
-        # The run does not wait until the database has said why; stores of earlier tests may have something to say, too.
+        with within(0.2 + 0.3):  # at most 200 ms at the end, and some room
+            result = run(doubling(), {"x": 2}, functions=DOUBLE, store=store)
+        # The run does not wait until the database has said why.
         eventually(lambda: any(str(store) in one.getMessage() for one in caplog.records))
     assert (result.outputs, result.status, result.degraded) == ({"x": 4}, "completed", True)
     said = [one.getMessage() for one in caplog.records if str(store) in one.getMessage()]
     assert len(said) == 1, caplog.text
     assert "locked" in said[0]
-    assert seconds < 0.2 + 0.3, "at most 200 ms at the end, and some room"
 
 
+@in_one_of_a_few_tries
 def test_a_store_that_the_call_names_is_missed_also_where_the_file_wants_none(store: Path) -> None:
     """Who names one wants to know whether it has the run."""
-    assert not run_workflow(doubling(enabled=False), {"x": 1}, functions=DOUBLE, store=store).degraded
+    in_time(not run_workflow(doubling(enabled=False), {"x": 1}, functions=DOUBLE, store=store).degraded)
     with locked(store):
         assert run_workflow(doubling(enabled=False), {"x": 2}, functions=DOUBLE, store=store).degraded
 
@@ -170,19 +174,6 @@ def test_a_run_begun_while_the_store_was_locked_is_whole_if_the_lock_goes_meanwh
 
         result = run_workflow(doubling(), {"x": 2}, functions={"double": double}, store=store)
     eventually(lambda: kept(store, result.run_id).said() == [("double", "completed")])
-
-
-def eventually(holds: Any, *, seconds: float = 5) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if holds():
-                return
-        except RunNotFoundError:
-            pass
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.02)
 
 
 def a_directory(folder: Path) -> Path:
@@ -250,6 +241,7 @@ def test_a_required_store_that_cannot_be_written_keeps_the_run_from_starting() -
 
 
 @both_ways
+@in_one_of_a_few_tries
 def test_a_required_store_that_stays_locked_keeps_the_run_from_starting(run: Run, store: Path) -> None:
     """It can be opened and read, which is not what it is required for. Others go on meanwhile, and do not wait."""
     create_storage_backend(store).close()
@@ -267,8 +259,9 @@ def test_a_required_store_that_stays_locked_keeps_the_run_from_starting(run: Run
         trying.start()
         time.sleep(0.1)
         other = run_workflow(doubling(), {"x": 2}, functions=DOUBLE, store=store.with_name("other.db"))
-        assert trying.is_alive(), "it gives whoever holds the store some time"
+        waits = trying.is_alive()
         trying.join()
+    in_time(waits, "it gives whoever holds the store some time")
     assert other.outputs == {"x": 4}
     assert called == []
     assert refused == [
@@ -276,6 +269,7 @@ def test_a_required_store_that_stays_locked_keeps_the_run_from_starting(run: Run
     ]
 
 
+@in_one_of_a_few_tries
 def test_runs_that_need_a_locked_store_at_once_do_not_wait_one_after_the_other(store: Path) -> None:
     create_storage_backend(store).close()
     refused: list[str] = []
@@ -285,23 +279,29 @@ def test_runs_that_need_a_locked_store_at_once_do_not_wait_one_after_the_other(s
             run_workflow(doubling(required=True), {"x": 2}, functions=DOUBLE, store=store)
         refused.append(str(error.value))
 
-    with locked(store):
-        began = time.monotonic()
+    with locked(store), within(3 * REQUIRED_SECONDS):
         trying = [threading.Thread(target=try_to_run) for _ in range(5)]
         for thread in trying:
             thread.start()
         for thread in trying:
             thread.join()
-        assert time.monotonic() - began < 3 * REQUIRED_SECONDS
     assert len(refused) == 5
 
 
+@in_one_of_a_few_tries
 def test_a_required_store_that_is_locked_for_a_moment_is_waited_for(store: Path) -> None:
     create_storage_backend(store).close()
     with locked(store) as unlock:
-        threading.Timer(0.7, unlock).start()
-        result = run_workflow(doubling(required=True), {"x": 2}, functions=DOUBLE, store=store)
-    assert (result.outputs, result.degraded) == ({"x": 4}, False)
+        unlocking = threading.Timer(0.7, unlock)
+        unlocking.start()
+        try:
+            result = run_workflow(doubling(required=True), {"x": 2}, functions=DOUBLE, store=store)
+        except StorageError as error:  # the moment has become a longer one than is waited for
+            raise LateError from error
+        finally:
+            unlocking.join()
+    assert result.outputs == {"x": 4}
+    in_time(not result.degraded)
 
 
 @both_ways
@@ -348,18 +348,19 @@ def test_a_store_object_is_written_to_and_left_open(store: Path) -> None:
     backend.close()
 
 
+@in_one_of_a_few_tries
 def test_a_file_that_was_deleted_between_runs_is_made_anew(store: Path) -> None:
     run_workflow(doubling(), {"x": 1}, functions=DOUBLE, store=store)
     for path in store.parent.glob(f"{store.name}*"):
         if path.is_file():
             path.unlink()
     result = run_workflow(doubling(), {"x": 2}, functions=DOUBLE, store=store)
-    assert not result.degraded
     assert kept(store, result.run_id).said() == [("double", "completed")]
+    in_time(not result.degraded)
 
 
 def test_plain_sqlite_answers_what_ran_how_long_and_what_it_wrote(store: Path) -> None:
-    run_workflow(doubling(), {"x": 2}, functions=DOUBLE, store=store)
+    assert kept(store, run_workflow(doubling(), {"x": 2}, functions=DOUBLE, store=store).run_id)
     (row,) = rows(store, "SELECT seq, node_id, status, duration_seconds > 0, cost_usd, outputs FROM node_executions")
     assert row == (1, "double", "completed", 1, 0.0, '{"x":4}')
     (run,) = rows(store, "SELECT workflow, status, node_executions, total_tokens, error FROM runs")

@@ -211,11 +211,15 @@ def test_a_fork_inside_a_branch_joins_in_the_branch(run: Run, store: Path) -> No
 def test_no_more_nodes_run_at_once_than_max_concurrency_says(run: Run, store: Path) -> None:
     names = [f"n{number}" for number in range(6)]
     live: list[str] = []
+    crowd = asyncio.Event()
     most: list[int] = []
 
     async def body(name: str) -> Any:
         live.append(name)
         most.append(len(live))
+        if len(live) == 2:
+            crowd.set()
+        await asyncio.wait_for(crowd.wait(), 30)  # else the first may have ended before the second begins
         await asyncio.sleep(0.005)
         live.remove(name)
         return {"log": [name]}

@@ -7,13 +7,14 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from _runs import Run, asks, calls, chain, field, kept, run_program, scripted
+from _timing import LateError, in_one_of_a_few_tries, in_time, within
 from _workflows import Spans, make
 from configurable_agents import (
     NodeExecutionError,
@@ -28,8 +29,8 @@ from configurable_agents.llm.scripted import ScriptedModelError
 
 pytestmark = pytest.mark.alone
 
-LATE = 1.0
-"""Seconds that a run may take beyond its limit: half of it, and as much again for a machine that is busy with others."""
+LATE = 0.5
+"""Seconds that a run may take beyond its limit."""
 
 
 @pytest.fixture
@@ -124,16 +125,14 @@ def run_async(*args: Any, **options: Any) -> Any:
 both_ways = pytest.mark.parametrize("run", [run_workflow, run_async], ids=["sync", "async"])
 
 
-@contextmanager
-def within_limit(seconds: float) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    took = time.perf_counter() - started
-    assert seconds <= took < seconds + LATE, f"took {took:.2f} s"
+def within_limit(seconds: float) -> AbstractContextManager[None]:
+    released.clear()
+    return within(seconds + LATE, least=seconds)
 
 
 @both_ways
 @pytest.mark.parametrize("slow", SLOW)
+@in_one_of_a_few_tries
 def test_a_nodes_timeout_fails_the_node_within_half_a_second(run: Run, slow: Any, store: Path) -> None:
     with within_limit(0.2), pytest.raises(NodeExecutionError, match=r"timeout of 0.2 s") as caught:
         run(one(timeout=0.2), functions={"slow": slow}, store=store)
@@ -147,6 +146,7 @@ def test_a_nodes_timeout_fails_the_node_within_half_a_second(run: Run, slow: Any
 @both_ways
 @pytest.mark.parametrize("slow", SLOW)
 @pytest.mark.parametrize("place", ["line", "fan-out", "map"])
+@in_one_of_a_few_tries
 def test_a_runs_timeout_fails_the_run_within_half_a_second(run: Run, slow: Any, place: str, store: Path) -> None:
     workflow = one(timeout=None) if place == "line" else several(place)
     with within_limit(0.2), pytest.raises(WorkflowExecutionError, match=r"timeout of 0.2 s") as caught:
@@ -160,6 +160,7 @@ def test_a_runs_timeout_fails_the_run_within_half_a_second(run: Run, slow: Any, 
 
 
 @both_ways
+@in_one_of_a_few_tries
 def test_the_files_timeout_holds_and_the_calls_wins(run: Run, store: Path) -> None:
     with within_limit(0.2), pytest.raises(WorkflowExecutionError, match=r"timeout of 0.2 s"):
         run(make_timed(0.2), functions={"slow": sleeping}, store=store)
@@ -172,6 +173,7 @@ def make_timed(seconds: float) -> Workflow:
 
 
 @both_ways
+@in_one_of_a_few_tries
 def test_a_model_that_does_not_answer_is_stopped_by_the_nodes_timeout(run: Run, store: Path) -> None:
     workflow = make(
         [asks("ask", "text", timeout=0.2)],
@@ -189,6 +191,7 @@ def test_a_model_that_does_not_answer_is_stopped_by_the_nodes_timeout(run: Run, 
 
 
 @both_ways
+@in_one_of_a_few_tries
 def test_a_timeout_is_for_each_attempt(run: Run, store: Path) -> None:
     tries = itertools.count(1)
 
@@ -198,7 +201,10 @@ def test_a_timeout_is_for_each_attempt(run: Run, store: Path) -> None:
         return number
 
     retry = {"max_attempts": 3, "initial_delay": 0}
-    result = run(one(timeout=0.1, retry=retry), functions={"slow": slow}, store=store)
+    try:
+        result = run(one(timeout=0.1, retry=retry), functions={"slow": slow}, store=store)
+    except NodeExecutionError as error:  # the third attempt has nothing to wait for, but for a stall of the machine
+        raise LateError from error
     assert result.outputs == {"x": 3}
     assert kept(store).node("slow").attempts == 3
 
@@ -218,14 +224,15 @@ print(time.time())
 """
 
 
+@in_one_of_a_few_tries
 def test_an_abandoned_thread_does_not_keep_the_program_from_ending(store: Path) -> None:
     code, out, err = run_program(ABANDONED, store)
     ended = time.time()
     assert code == 0, err
     message, finished = out.splitlines()
     assert "timeout of 0.2 s" in message
-    assert ended - float(finished) < 1.5
     assert err == ""
+    in_time(ended - float(finished) < 1.5)
 
 
 @both_ways
@@ -251,6 +258,7 @@ def test_a_provider_error_is_tried_again_as_often_as_max_retries_says(
 
 
 @both_ways
+@in_one_of_a_few_tries
 def test_a_retry_that_helps_is_counted_on_the_call(run: Run, store: Path) -> None:
     workflow = make(
         [asks("ask", "text")],
@@ -258,9 +266,8 @@ def test_a_retry_that_helps_is_counted_on_the_call(run: Run, store: Path) -> Non
         {"text": field("str")},
         scripted({"error": {"status_code": 429}}, {"text": "at last"}),
     )
-    started = time.perf_counter()
-    assert run(workflow, store=store).outputs == {"text": "at last"}
-    assert 0.4 < time.perf_counter() - started < 1.5, "it waits a moment before it tries again"
+    with within(1.5, least=0.4):  # it waits a moment before it tries again
+        assert run(workflow, store=store).outputs == {"text": "at last"}
     (call,) = kept(store).spans
     assert '"configurable_agents.model_call.retries":1' in call.attributes_json
 
@@ -279,6 +286,7 @@ def test_an_error_that_will_not_pass_is_not_tried_again(run: Run, store: Path) -
 
 @both_ways
 @pytest.mark.parametrize("slow_kind", ["plain", "async"])
+@in_one_of_a_few_tries
 def test_a_nodes_retry_repeats_it_with_growing_delays(run: Run, slow_kind: str, store: Path) -> None:
     times: list[float] = []
 
@@ -300,7 +308,8 @@ def test_a_nodes_retry_repeats_it_with_growing_delays(run: Run, slow_kind: str, 
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert gaps[0] >= 0.05
     assert gaps[1] >= 0.1
-    assert 0.1 <= gaps[2] < 0.19, "max_delay bounds it"
+    assert gaps[2] >= 0.1
+    in_time(gaps[2] < 0.19, "max_delay bounds it")
 
 
 @both_ways
@@ -336,6 +345,7 @@ PLACES = [(slow, place) for slow in SLOW for place in ("line", "fan-out", "map")
 
 
 @pytest.mark.parametrize(("slow", "place"), PLACES)
+@in_one_of_a_few_tries
 def test_a_cancelled_task_ends_soon_and_its_run_is_kept_as_cancelled(slow: Any, place: str, store: Path) -> None:
     workflow = one() if place == "line" else several(place)
 
@@ -350,11 +360,13 @@ def test_a_cancelled_task_ends_soon_and_its_run_is_kept_as_cancelled(slow: Any, 
     async def program() -> None:
         run = arun_workflow(workflow, functions={"slow": slow}, store=store, observers=[Starts()])
         task = asyncio.create_task(run)
-        await asyncio.wait_for(begun.wait(), 5)
+        await asyncio.wait_for(begun.wait(), 30)
         task.cancel()
-        with within_limit(0), pytest.raises(asyncio.CancelledError):
-            await task
-        released.set()
+        try:
+            with within_limit(0), pytest.raises(asyncio.CancelledError):
+                await task
+        finally:
+            released.set()
 
     asyncio.run(program())
     stored = kept(store)
@@ -362,6 +374,7 @@ def test_a_cancelled_task_ends_soon_and_its_run_is_kept_as_cancelled(slow: Any, 
     assert {str(record.status) for record in stored.nodes} == {"cancelled"}
 
 
+@in_one_of_a_few_tries
 def test_asyncio_timeout_around_a_run_works_as_around_anything(store: Path) -> None:
     async def program() -> None:
         async with asyncio.timeout(0.2):
@@ -372,6 +385,7 @@ def test_asyncio_timeout_around_a_run_works_as_around_anything(store: Path) -> N
     assert kept(store).run.status == "cancelled"
 
 
+@in_one_of_a_few_tries
 def test_a_timeout_leaves_the_threads_of_other_nodes_to_work(store: Path) -> None:
     """An abandoned call takes no place in the pool for ever."""
     workflow = make(
@@ -388,7 +402,11 @@ def test_a_timeout_leaves_the_threads_of_other_nodes_to_work(store: Path) -> Non
             released.wait(30)
         return number
 
-    assert run_workflow(workflow, functions={"slow": slow}, store=store).outputs == {"x": 6}
+    try:
+        result = run_workflow(workflow, functions={"slow": slow}, store=store)
+    except NodeExecutionError as error:  # the sixth attempt has nothing to wait for, but for a stall of the machine
+        raise LateError from error
+    assert result.outputs == {"x": 6}
 
 
 LEFT_BEHIND = """
@@ -425,6 +443,7 @@ time.sleep(0.1)
 
 
 @pytest.mark.parametrize(("works", "waits", "ends"), [(1, 5, True), (30, 0, False)])
+@in_one_of_a_few_tries
 def test_a_node_that_was_left_behind_comes_to_its_own_end_and_nobody_hears_of_it(
     works: float, waits: float, ends: bool, store: Path
 ) -> None:
@@ -433,4 +452,4 @@ def test_a_node_that_was_left_behind_comes_to_its_own_end_and_nobody_hears_of_it
     code, out, err = run_program(LEFT_BEHIND, store, works, waits)
     assert (code, err) == (0, "")
     assert out.splitlines() == ["the run took longer than its timeout of 0.1 s", str(ends)]
-    assert time.monotonic() - started < 10
+    in_time(time.monotonic() - started < 10)

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from _records import node_record, run_id, run_record, span_record
-from _runs import rows, run_program
+from _runs import eventually, rows, run_program
 from configurable_agents.errors import StorageError
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.doctor import examine, has_wal_reset_fix
@@ -265,6 +265,7 @@ def test_a_store_is_pruned_while_it_is_written(target: str, open_store: Open) ->
     thread = threading.Thread(target=write)
     thread.start()
     try:
+        eventually(lambda: written)
         prune(store, Rules(started_before_unix_nano=run_record(500).start_time_unix_nano))
     finally:
         stop.set()
