@@ -11,10 +11,12 @@ import time
 from typing import Final
 
 from configurable_agents.observability.shipping import SHIPPERS
-from configurable_agents.runtime.stores import _STORES
+from configurable_agents.runtime.stores import _STORES, OpenStore
 from configurable_agents.storage.lifetime import _ALL
 from configurable_agents.storage.writer import Writer
 
+_left_open: Final[list[OpenStore]] = []
+"""Nobody uses them any more. To close one would wait for the disk each time, to bring SQLite's log into the file."""
 _LONGEST_TRY_SECONDS: Final = 10.0
 """To connect to a server that does not answer takes five."""
 
@@ -43,11 +45,8 @@ def _end_stores() -> None:
     for keeper in list(_ALL):
         if isinstance(keeper, Writer):
             _end_writer(keeper)
-    opened, _STORES._by_place = _STORES._by_place, {}
-    for store in opened.values():
-        writer = store.exporter._writer
-        if writer is not None and writer._target.backend is not None:
-            writer._target.backend.close()
+    _left_open.extend(_STORES._by_place.values())
+    _STORES._by_place = {}
 
 
 def _end_writer(writer: Writer) -> None:

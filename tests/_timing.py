@@ -48,7 +48,7 @@ def anew(path: Path) -> Path:
     return path.with_name(f"{next(_numbers)}-{path.name}")
 
 
-def in_time(condition: bool, said: object = "") -> None:
+def timely(condition: bool, said: object = "") -> None:
     """Assert what a stall of the machine may spoil."""
     if not condition:
         raise LateError(said)
@@ -61,7 +61,7 @@ def within(most: float, *, least: float = 0.0) -> Iterator[None]:
     yield
     took = time.perf_counter() - started
     assert least <= took, f"took {took:.2f} s, less than {least:g}"
-    in_time(took < most, f"took {took:.2f} s, not less than {most:g}")
+    timely(took < most, f"took {took:.2f} s, not less than {most:g}")
 
 
 def cpu_seconds(call: Callable[[], object], *, limit: float) -> float:

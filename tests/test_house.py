@@ -16,7 +16,7 @@ import pytest
 import configurable_agents
 from _documents import Snippet, anchors, links, name_of, pages, snippets
 from _source import PACKAGE, ROOT, SOURCE, Import, all_imports, imports_of, is_in, layers_importing, names_used
-from _timing import in_one_of_a_few_tries, in_time
+from _timing import in_one_of_a_few_tries, timely
 
 LEAVES = {"errors", "semconv", "deltas", "environ", "once", "spans", "_version"}
 """Modules at the root that anybody may use, and that use at most each other."""
@@ -230,7 +230,7 @@ def test_import_costs_and_touches_nothing() -> None:
     heavy = ("sqlalchemy", "alembic", "langchain", "opentelemetry", "pydantic", "yaml", "rich", "typer", "xllamacpp")
     assert [module for module in loaded if module.startswith((*heavy, "genai_prices", "openai", "httpx"))] == []
     assert (touched, threads, done.stderr) == ([], 1, "")
-    in_time(cpu_seconds < 0.5)
+    timely(cpu_seconds < 0.5)
 
 
 # --- papers --------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 
 from _cli import COMMAND, environment, run_here, run_process, scripted_file
 from _runs import run_program
-from _timing import in_one_of_a_few_tries, in_time
+from _timing import in_one_of_a_few_tries, timely
 from configurable_agents import create_storage_backend
 from configurable_agents.storage.records import WorkflowRunRecord
 
@@ -352,7 +352,7 @@ def test_progress_is_shown_in_a_terminal_and_only_there(tmp_path: Path) -> None:
     os.close(child_end)
     shown = os.read(main_end, 1_000_000).decode()
     os.close(main_end)
-    in_time("draft" in shown and "0 nodes done" in shown, shown)  # it is drawn eight times a second
+    timely("draft" in shown and "0 nodes done" in shown, shown)  # it is drawn eight times a second
     assert b"\x1b" not in out
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from _require import require_part
 from _runs import eventually
-from _timing import in_one_of_a_few_tries, in_time
+from _timing import in_one_of_a_few_tries, timely
 from configurable_agents.config.schema import LLMConfig
 from configurable_agents.errors import ModelSetupError
 from configurable_agents.llm import weights
@@ -141,8 +141,8 @@ def test_a_call_that_is_given_up_holds_up_neither_the_loop_nor_the_next_call(mod
         return gave_up - start, time.monotonic() - gave_up
 
     waited, next_one = asyncio.run(impatient())
-    in_time(waited < 0.8)
-    in_time(next_one < 15, "the engine went on with what nobody waits for; the whole prompt takes longer")
+    timely(waited < 0.8)
+    timely(next_one < 15, "the engine went on with what nobody waits for; the whole prompt takes longer")
 
 
 @in_one_of_a_few_tries
@@ -158,7 +158,7 @@ def test_a_program_that_gives_a_call_up_exits_soon_and_quietly() -> None:
     """)
     now = time.time()
     assert (done.returncode, done.stderr) == (0, "")
-    in_time(now - float(done.stdout.split()[-1]) < EXITS_WITHIN_SECONDS)
+    timely(now - float(done.stdout.split()[-1]) < EXITS_WITHIN_SECONDS)
 
 
 @in_one_of_a_few_tries
@@ -170,7 +170,7 @@ def test_a_program_that_ends_while_the_model_works_exits_soon_and_quietly() -> N
     """)
     now = time.time()
     assert (done.returncode, done.stderr) == (0, "")
-    in_time(now - float(done.stdout.split()[-1]) < EXITS_WITHIN_SECONDS)
+    timely(now - float(done.stdout.split()[-1]) < EXITS_WITHIN_SECONDS)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes through /proc")

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from _runs import calls, chain, eventually, field, kept, rows
-from _timing import anew, in_one_of_a_few_tries, in_time
+from _timing import anew, in_one_of_a_few_tries, timely
 from _workflows import make
 from configurable_agents import StoreSpanExporter, Workflow, create_storage_backend, run_workflow, semconv
 from configurable_agents.observability.route import RunRoute
@@ -53,7 +53,7 @@ def test_a_node_that_still_runs_has_a_row_that_says_so_a_moment_later(store: Pat
     store = anew(store)
     run_workflow(one(), functions={"slow": slow}, store=store)
     assert seen[1] == [("slow", "running", 1, None)]
-    in_time(seen[0] == [], "not before half a second")
+    timely(seen[0] == [], "not before half a second")
     assert kept(store).said() == [("slow", "completed")], "one row in the end"
 
 
@@ -72,7 +72,7 @@ def test_what_is_short_costs_no_row_of_its_start(store: Path) -> None:
     backend.write = noting  # type: ignore[method-assign]  # a store of the caller's own may be of any class
     run_workflow(workflow, functions={"slow": lambda: 1}, store=backend)
     backend.close()
-    in_time(written == ["execute_node slow completed", "invoke_workflow made completed"], written)
+    timely(written == ["execute_node slow completed", "invoke_workflow made completed"], written)
 
 
 class Interrupted(Writer):
@@ -210,7 +210,7 @@ def test_a_store_that_is_away_for_long_gets_everything_when_it_comes_back(
     eventually(lambda: rows(store, "SELECT count(*) FROM workflow_runs WHERE status = 'completed'") == [(21,)])
     assert [kept(store, result.run_id).said() for result in runs] == [[("slow", "completed")]] * 20
     assert sum(record.levelno >= logging.WARNING for record in caplog.records) == 1, caplog.text
-    in_time(seconds < 20 * 0.2 + 1.5, "after one miss nothing waits until a commit succeeds")
+    timely(seconds < 20 * 0.2 + 1.5, "after one miss nothing waits until a commit succeeds")
 
 
 def test_a_record_that_the_store_refuses_is_told_and_takes_no_other_with_it(

@@ -12,7 +12,7 @@ import pytest
 
 from _otlp import FAULTS, PROTOCOLS, Protocol, otlp_receiver
 from _runs import rows, start_program
-from _timing import anew, in_one_of_a_few_tries, in_time
+from _timing import anew, in_one_of_a_few_tries, timely
 
 NODES, ROUNDS = 50, 4
 TRIES = 4
@@ -105,7 +105,7 @@ def usual_end(protocol: Protocol, store: Path) -> float:
     """Measure how long a program's end takes, from its last run's, with an endpoint that takes everything."""
     with otlp_receiver(protocol) as receiver:
         out, err, ended = run_against([receiver.endpoint], protocol, anew(store), TIMED)
-        in_time((err, len(receiver.spans)) == ("", (1 + ROUNDS) * (NODES + 1)), err)  # its end waits for so long only
+        timely((err, len(receiver.spans)) == ("", (1 + ROUNDS) * (NODES + 1)), err)  # its end waits for so long only
     return ended - float(json.loads(out)[1])
 
 
@@ -179,4 +179,4 @@ def test_a_program_may_give_its_end_more_time_or_none(tmp_path: Path) -> None:
             found[seconds] = ended - float(out)
             assert "51 spans were not delivered" in err
     assert found["1.5"] >= 1.5
-    in_time(found["0"] < found["1.5"] - 1, found)
+    timely(found["0"] < found["1.5"] - 1, found)

@@ -20,7 +20,7 @@ from _both_ways import both_ways
 from _host import Host, global_host, ids, parent_id, tree
 from _otlp import otlp_receiver
 from _runs import Kept, asks, calls, chain, field, kept, scripted
-from _timing import in_one_of_a_few_tries, in_time
+from _timing import in_one_of_a_few_tries, timely
 from _workflows import make
 from configurable_agents import NodeExecutionError, RunResult, StoreSpanExporter, Workflow, run_workflow
 
@@ -258,7 +258,7 @@ def test_a_store_exporter_in_the_host_keeps_each_run_once_and_whole(store: Path)
         with host.tracer.start_as_current_span("request"):
             result = run_workflow(workflow(), functions={"b": lambda said: len(said)})
         host.provider.force_flush()
-    in_time(not result.degraded)
+    timely(not result.degraded)
     stored: Kept = kept(store, result.run_id)
     assert stored.said() == [("a", "completed"), ("b", "completed")]
     assert stored.run.config_text
@@ -311,7 +311,7 @@ def test_a_provider_that_is_not_the_sdks_is_left_alone(store: Path) -> None:
 
     before, trace._TRACER_PROVIDER = trace._TRACER_PROVIDER, Vendors()
     try:
-        in_time(not run(store).degraded)
+        timely(not run(store).degraded)
     finally:
         trace._TRACER_PROVIDER = before
     assert kept(store).said() == [("a", "completed"), ("b", "completed")]

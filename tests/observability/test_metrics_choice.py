@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from _otlp import FAULTS, PROTOCOLS, Protocol, otlp_receiver
 from _runs import run_program
-from _timing import in_one_of_a_few_tries, in_time
+from _timing import in_one_of_a_few_tries, timely
 from configurable_agents.observability.metrics import metric_destinations
 
 PROGRAM = """
@@ -182,7 +182,7 @@ def test_endpoints_that_fail_cost_the_program_no_more_time_at_its_end_than_one()
         ]
         code, out, err = run_program(PROGRAM + textwrap.dedent(text), *places, OTEL_METRIC_EXPORT_INTERVAL="300")
     assert code == 0
-    in_time(float(out) < 0.5, out)
+    timely(float(out) < 0.5, out)
     warnings = err.splitlines()
     assert len(warnings) == len(receivers)
     for receiver in receivers:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from _runs import run_program
-from _timing import anew, in_one_of_a_few_tries, in_time
+from _timing import anew, in_one_of_a_few_tries, timely
 
 PROGRAM = """
 import json, sys
@@ -100,7 +100,7 @@ def test_a_host_and_its_history_are_whole_at_any_ratio(ratio: float, when: str, 
         assert 0 < sampled[0] < 12, "the requests' ids are the same each time"
     else:
         assert sampled == (12 * ratio, 12 * ratio)
-    in_time(told.pop("degraded") == 0)
+    timely(told.pop("degraded") == 0)
     assert told == {
         "whole": 24,
         "own spans as without us": True,

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 from _runs import Kept, asks, calls, chain, field, kept, run_program, scripted
-from _timing import anew, in_one_of_a_few_tries, in_time
+from _timing import anew, in_one_of_a_few_tries, timely
 from _workflows import Spans, make
 from configurable_agents import Workflow, run_workflow
 
@@ -35,7 +35,7 @@ def small() -> Workflow:
 def run_small(store: Path) -> Kept:
     spans = Spans()
     result = run_workflow(small(), functions={"b": lambda: 1}, store=store, observers=[spans])
-    in_time(not result.degraded)
+    timely(not result.degraded)
     stored = kept(store, result.run_id)
     complete(stored)
     return stored
@@ -185,7 +185,7 @@ def test_the_store_is_complete_whatever_would_be_shipped(
     assert code == 0, err
     assert err in {"", "SDK is disabled.\n"}, "older SDKs say so where a host makes its tracer"
     told = json.loads(out)
-    in_time(told.pop("degraded") is False)
+    timely(told.pop("degraded") is False)
     assert told == {
         "names": ["invoke_workflow made", "execute_node a", "execute_node b"],
         "statuses": ["OK"],

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from _otlp import PROTOCOLS, OtlpReceiver, ReceivedRequest, otlp_receiver, settle_environment
 from _otlp_decode import spans_of
 from _runs import asks, calls, chain, eventually, field, kept, rows, run_program, scripted
-from _timing import anew, in_one_of_a_few_tries, in_time
+from _timing import anew, in_one_of_a_few_tries, timely
 from _workflows import make
 from configurable_agents import create_storage_backend, run_workflow
 from configurable_agents.observability.content import ShipRules, shippable
@@ -131,7 +131,7 @@ def test_an_endpoint_that_fails_for_a_moment_loses_nothing(
     run_workflow(HELLO, store=store, otlp=receiver.endpoint)
     assert len(receiver.wait_for(3)) == 3
     assert eventually(lambda: delivered(store)) == [receiver.endpoint]
-    in_time(caplog.records == [], f"told of, since the moment has become longer than a few seconds: {caplog.text}")
+    timely(caplog.records == [], f"told of, since the moment has become longer than a few seconds: {caplog.text}")
 
 
 @in_one_of_a_few_tries
@@ -142,7 +142,7 @@ def test_a_refused_request_is_tried_in_smaller_parts(receiver: OtlpReceiver, tmp
     receiver.requests.clear()
     run_workflow(HELLO, store=tmp_path / "w.db", otlp=receiver.endpoint)
     eventually(lambda: receiver.requests)
-    in_time(spans_in(receiver.requests[0]) == 3, "a span waits a second for others; one that is refused alone is lost")
+    timely(spans_in(receiver.requests[0]) == 3, "a span waits a second for others; one that is refused alone is lost")
     assert len(receiver.wait_for(3)) == 3
     assert [request.refused for request in receiver.requests][:2] == [True, False]
     assert len(receiver.requests) >= 3, "three spans, then one and two or less"
@@ -158,7 +158,7 @@ def test_an_endpoint_that_comes_back_gets_what_waited(tmp_path: Path, caplog: py
         for _ in range(3):
             run_workflow(HELLO, store=store, otlp=receiver.endpoint)
         eventually(lambda: receiver.requests)
-        in_time(
+        timely(
             spans_in(receiver.requests[0]) > 1, "a span waits a second for others; one that is refused alone is lost"
         )
         assert len(receiver.wait_for(9)) == 9

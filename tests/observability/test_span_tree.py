@@ -11,7 +11,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from _both_ways import both_ways
 from _runs import Run, asks, calls, field, kept, scripted
-from _timing import in_one_of_a_few_tries, in_time
+from _timing import in_one_of_a_few_tries, timely
 from _workflows import Spans, make
 from configurable_agents import NodeExecutionError, Workflow, semconv
 from configurable_agents.runtime.executor import run_workflow
@@ -171,6 +171,6 @@ def test_an_observer_that_raises_changes_nothing(store: Path, caplog: pytest.Log
 
     after = Spans()
     result = run_workflow(support(), functions=FUNCTIONS, store=store, observers=[Bad(), after])
-    in_time(not result.degraded)
+    timely(not result.degraded)
     assert after.tree() == TREE
     assert "an observer of the run failed" in caplog.text

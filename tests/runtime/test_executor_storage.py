@@ -19,7 +19,7 @@ import pytest
 from _both_ways import both_ways
 from _plain_user import plain_user
 from _runs import Run, calls, chain, eventually, field, kept, rows
-from _timing import LateError, in_one_of_a_few_tries, in_time, within
+from _timing import LateError, in_one_of_a_few_tries, timely, within
 from _workflows import make
 from configurable_agents import (
     NodeExecutionError,
@@ -83,7 +83,7 @@ def test_the_run_is_updated_when_it_completes(run: Run, store: Path) -> None:
     assert stored.said() == [("double", "completed")]
     assert stored.node("double").outputs == {"x": 4}
     assert (result.outputs, result.store) == ({"x": 4}, str(store))
-    in_time(not result.degraded)
+    timely(not result.degraded)
 
 
 @both_ways
@@ -147,7 +147,7 @@ def test_a_locked_store_changes_nothing_but_degraded_and_one_warning(
 @in_one_of_a_few_tries
 def test_a_store_that_the_call_names_is_missed_also_where_the_file_wants_none(store: Path) -> None:
     """Who names one wants to know whether it has the run."""
-    in_time(not run_workflow(doubling(enabled=False), {"x": 1}, functions=DOUBLE, store=store).degraded)
+    timely(not run_workflow(doubling(enabled=False), {"x": 1}, functions=DOUBLE, store=store).degraded)
     with locked(store):
         assert run_workflow(doubling(enabled=False), {"x": 2}, functions=DOUBLE, store=store).degraded
 
@@ -261,7 +261,7 @@ def test_a_required_store_that_stays_locked_keeps_the_run_from_starting(run: Run
         other = run_workflow(doubling(), {"x": 2}, functions=DOUBLE, store=store.with_name("other.db"))
         waits = trying.is_alive()
         trying.join()
-    in_time(waits, "it gives whoever holds the store some time")
+    timely(waits, "it gives whoever holds the store some time")
     assert other.outputs == {"x": 4}
     assert called == []
     assert refused == [
@@ -301,7 +301,7 @@ def test_a_required_store_that_is_locked_for_a_moment_is_waited_for(store: Path)
         finally:
             unlocking.join()
     assert result.outputs == {"x": 4}
-    in_time(not result.degraded)
+    timely(not result.degraded)
 
 
 @both_ways
@@ -356,7 +356,7 @@ def test_a_file_that_was_deleted_between_runs_is_made_anew(store: Path) -> None:
             path.unlink()
     result = run_workflow(doubling(), {"x": 2}, functions=DOUBLE, store=store)
     assert kept(store, result.run_id).said() == [("double", "completed")]
-    in_time(not result.degraded)
+    timely(not result.degraded)
 
 
 def test_plain_sqlite_answers_what_ran_how_long_and_what_it_wrote(store: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from _runs import Run, asks, calls, chain, field, kept, run_program, scripted
-from _timing import LateError, in_one_of_a_few_tries, in_time, within
+from _timing import LateError, in_one_of_a_few_tries, timely, within
 from _workflows import Spans, make
 from configurable_agents import (
     NodeExecutionError,
@@ -232,7 +232,7 @@ def test_an_abandoned_thread_does_not_keep_the_program_from_ending(store: Path) 
     message, finished = out.splitlines()
     assert "timeout of 0.2 s" in message
     assert err == ""
-    in_time(ended - float(finished) < 1.5)
+    timely(ended - float(finished) < 1.5)
 
 
 @both_ways
@@ -309,7 +309,7 @@ def test_a_nodes_retry_repeats_it_with_growing_delays(run: Run, slow_kind: str, 
     assert gaps[0] >= 0.05
     assert gaps[1] >= 0.1
     assert gaps[2] >= 0.1
-    in_time(gaps[2] < 0.19, "max_delay bounds it")
+    timely(gaps[2] < 0.19, "max_delay bounds it")
 
 
 @both_ways
@@ -452,4 +452,4 @@ def test_a_node_that_was_left_behind_comes_to_its_own_end_and_nobody_hears_of_it
     code, out, err = run_program(LEFT_BEHIND, store, works, waits)
     assert (code, err) == (0, "")
     assert out.splitlines() == ["the run took longer than its timeout of 0.1 s", str(ends)]
-    in_time(time.monotonic() - started < 10)
+    timely(time.monotonic() - started < 10)

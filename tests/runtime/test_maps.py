@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from _both_ways import both_ways
 from _graphs import graph, play
 from _runs import Run, asks, calls, chain, field, kept, scripted
-from _timing import in_one_of_a_few_tries, in_time
+from _timing import in_one_of_a_few_tries, timely
 from _workflows import make
 from configurable_agents import NodeExecutionError, WorkflowExecutionError, run_workflow
 from configurable_agents.errors import MapError
@@ -312,5 +312,5 @@ def test_a_thousand_items_are_a_thousand_rows(run: Run, store: Path) -> None:
         store=store,
     )
     assert result.outputs["all"] == [item + 1 for item in played_items]
-    in_time(not result.degraded)
+    timely(not result.degraded)
     assert [record.seq for record in kept(store, result.run_id).nodes] == list(range(1, 1002))

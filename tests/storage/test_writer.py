@@ -24,7 +24,7 @@ import pytest
 from _files import is_below
 from _records import node_record, run_record, span_record
 from _runs import calls, chain, field, run_program, start_program
-from _timing import in_one_of_a_few_tries, in_time, within
+from _timing import in_one_of_a_few_tries, timely, within
 from _workflows import make
 from configurable_agents import RunResult, arun_workflow, run_workflow
 from configurable_agents.errors import StorageError
@@ -388,7 +388,7 @@ def test_whoever_waits_for_a_store_that_fails_at_once_has_it_tried_at_its_own_pa
         pauses = [later - earlier for earlier, later in pairwise(tried_at)]
         wanted = [*RETRY_SECONDS, *[RETRY_SECONDS[-1]] * len(pauses)]
         assert sum(pause < least for pause, least in zip(pauses, wanted, strict=False)) <= 1, "the call cuts one short"
-        in_time(len(tried_at) >= 2)
+        timely(len(tried_at) >= 2)
         assert writer.flush(SECONDS)
 
 
@@ -650,7 +650,7 @@ def test_a_server_that_does_not_answer_does_not_hold_up_the_callers_loop(
             with within(2.5):  # 1 s to open it, 250 ms to commit, and then nobody waits any more
                 result = asyncio.run(run(store))
             assert (result.outputs, result.degraded) == ({"x": 1}, True)
-    in_time(max(blocked) < 1, "the loop went on; a busy machine may stall it for a moment")
+    timely(max(blocked) < 1, "the loop went on; a busy machine may stall it for a moment")
 
 
 @in_one_of_a_few_tries
@@ -663,7 +663,7 @@ def test_stores_that_were_opened_for_one_run_each_leave_no_file_and_no_thread_be
     seen: list[weakref.ref[StorageBackend]] = []
     for _ in range(5):
         backend = create_storage_backend(tmp_path / "runs.db", busy_timeout_seconds=SECONDS)
-        in_time(not run_workflow(workflow, functions={"a": lambda: 1}, store=backend).degraded)
+        timely(not run_workflow(workflow, functions={"a": lambda: 1}, store=backend).degraded)
         backend.close()
         seen.append(weakref.ref(backend))
         del backend
@@ -733,7 +733,7 @@ def test_a_run_that_ends_is_committed_on_its_own_thread(gate: Gate, tmp_path: Pa
     with closing(backend):
         degraded = [run_workflow(workflow, functions={"a": lambda: 1}, store=backend).degraded for _ in range(3)]
     # The writer's thread gathers for 20 ms before it takes a turn: a run that is stalled for as long finds it at work.
-    in_time((committed_on, degraded) == ([threading.current_thread().name] * 3, [False] * 3), committed_on)
+    timely((committed_on, degraded) == ([threading.current_thread().name] * 3, [False] * 3), committed_on)
 
 
 @in_one_of_a_few_tries
@@ -764,10 +764,10 @@ def test_runs_of_one_loop_that_end_together_are_committed_together(tmp_path: Pat
     with closing(backend):
         asyncio.run(together(1))
         ends.clear()
-        in_time(not any(result.degraded for result in asyncio.run(together(100))))
+        timely(not any(result.degraded for result in asyncio.run(together(100))))
         commits = [number for number in ends if number]
         assert sum(commits) == 100
-        in_time(len(commits) < 20, f"{len(commits)} commits")
+        timely(len(commits) < 20, f"{len(commits)} commits")
 
 
 @in_one_of_a_few_tries
@@ -830,7 +830,7 @@ def test_no_run_waits_for_what_is_done_before_the_store_is_tended(
         assert prepares.wait(SECONDS)
         try:
             for _ in range(3):
-                in_time(not run_workflow(workflow, functions={"a": lambda: 1}, store=backend).degraded)
+                timely(not run_workflow(workflow, functions={"a": lambda: 1}, store=backend).degraded)
             assert not tends.is_set()
         finally:
             is_prepared.set()
@@ -858,7 +858,7 @@ def test_a_run_that_ends_while_the_store_is_tended_is_committed_right_after(
             run_workflow(workflow, functions={"a": lambda: 1}, store=backend)
             assert tends.wait(SECONDS)
             tends.clear()
-            in_time(not run_workflow(workflow, functions={"a": lambda: 1}, store=backend).degraded)
+            timely(not run_workflow(workflow, functions={"a": lambda: 1}, store=backend).degraded)
 
 
 @in_one_of_a_few_tries
@@ -874,7 +874,7 @@ def test_a_run_has_a_row_as_soon_as_one_of_its_nodes_has(gate: Gate, tmp_path: P
             ("WorkflowRunRecord", run_record(2).run_id),
             ("ExecutionStateRecord", run_record(2).run_id),
         ]
-        in_time(first == expected, first)
+        timely(first == expected, first)
         eventually(lambda: len(gate.groups) == 2)
         assert gate.runs.get(run_record(1).run_id).status == "running"
 
@@ -939,7 +939,7 @@ def test_a_handler_of_a_signal_amid_a_commit_is_not_stuck(gate: Gate, tmp_path: 
         writer.write([run_record()])
         assert not writer.commit_here()
         assert flushed[0][0] is False
-        in_time(flushed[0][1] < 1, flushed)
+        timely(flushed[0][1] < 1, flushed)
         assert writer.flush(SECONDS)
 
 
