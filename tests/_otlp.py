@@ -148,6 +148,8 @@ def settle_environment(patch: pytest.MonkeyPatch, receiver: OtlpReceiver) -> Non
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         patch.delenv(name)
     patch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", receiver.protocol)
+    # A receiver that a busy machine holds up must not be taken for one that fails, and get the same again.
+    patch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(PATIENCE_SECONDS))
 
 
 @contextlib.contextmanager

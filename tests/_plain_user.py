@@ -34,7 +34,7 @@ def _remove(directory: Path) -> None:
     for path in [directory, *directory.rglob("*")]:
         if path.is_dir():
             path.chmod(0o700)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         try:
             return shutil.rmtree(directory)

@@ -18,7 +18,7 @@ from _cli import Said, run_here
 from _otlp import PROTOCOLS, OtlpReceiver, Protocol, otlp_receiver
 from _otlp_decode import ReceivedSpan
 from _records import START_UNIX_NANO, node_record, run_id, run_record, span_record
-from _runs import asks, calls, chain, eventually, field, kept, run_program, scripted
+from _runs import PATIENCE_SECONDS, asks, calls, chain, eventually, field, kept, run_program, scripted
 from _workflows import make
 from configurable_agents import WorkflowExecutionError, create_storage_backend, run_workflow
 from configurable_agents.observability.content import CAPTURE_VARIABLE
@@ -33,7 +33,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment says nothing of where spans go."""
     for name in [name for name in os.environ if name.startswith("OTEL_") or name == "JAEGER_UI_URL"]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(PATIENCE_SECONDS))
 
 
 @pytest.fixture

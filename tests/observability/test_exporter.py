@@ -171,6 +171,7 @@ def test_where_no_store_can_be_opened_spans_wait_in_the_journal_and_one_warning_
     span.end()
     assert exporter.export([span]) is SpanExportResult.SUCCESS
     assert not exporter.force_flush(100)
+    eventually(lambda: caplog.records)
     assert len(caplog.records) == 1
     assert "is a directory" in caplog.text
     store.rmdir()

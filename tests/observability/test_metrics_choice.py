@@ -55,7 +55,7 @@ NAMES = [
 ]
 
 
-PATIENCE = {"CONFIGURABLE_AGENTS_OTLP_EXIT_SECONDS": "10"}
+PATIENCE = {"CONFIGURABLE_AGENTS_OTLP_EXIT_SECONDS": "30"}
 """What is told counts here, however busy the machine is, and not how fast a program ends."""
 
 

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from _otlp import PROTOCOLS, OtlpReceiver, ReceivedRequest, otlp_receiver, settle_environment
 from _otlp_decode import spans_of
-from _runs import asks, calls, chain, eventually, field, kept, rows, run_program, scripted
+from _runs import PATIENCE_SECONDS, asks, calls, chain, eventually, field, kept, rows, run_program, scripted
 from _timing import anew, in_one_of_a_few_tries, timely
 from _workflows import make
 from configurable_agents import create_storage_backend, run_workflow
@@ -335,7 +335,8 @@ def program(body: str, receiver: OtlpReceiver, store: object, **environment: str
         receiver.endpoint,
         OTEL_EXPORTER_OTLP_PROTOCOL=receiver.protocol,
         # What is shown here is that nothing is lost, on however slow a machine; how long it takes, another test shows.
-        CONFIGURABLE_AGENTS_OTLP_EXIT_SECONDS="10",
+        CONFIGURABLE_AGENTS_OTLP_EXIT_SECONDS=str(PATIENCE_SECONDS),
+        OTEL_EXPORTER_OTLP_TIMEOUT=str(PATIENCE_SECONDS),
         **environment,
     )
     assert code == 0, err

@@ -156,7 +156,7 @@ def test_metrics_that_nobody_took_are_told_of_once(
             "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{endpoint}/v1/metrics",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_METRIC_EXPORT_INTERVAL": "100",
-            "CONFIGURABLE_AGENTS_OTLP_EXIT_SECONDS": "10",
+            "CONFIGURABLE_AGENTS_OTLP_EXIT_SECONDS": "30",
         }
         code, _, err = run_program(textwrap.dedent(text), **environment)
     assert code == 0
