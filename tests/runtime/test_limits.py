@@ -348,8 +348,8 @@ PLACES = [(slow, place) for slow in SLOW for place in ("line", "fan-out", "map")
 @in_one_of_a_few_tries
 def test_a_cancelled_task_ends_soon_and_its_run_is_kept_as_cancelled(slow: Any, place: str, store: Path) -> None:
     workflow = one() if place == "line" else several(place)
-
     begun = asyncio.Event()
+    released.clear()
 
     class Starts(Spans):
         def on_start(self, span: Any) -> None:
