@@ -66,7 +66,9 @@ def user(text: str) -> list[Message]:
 def program(body: str, *, timeout_seconds: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a program that opens the local model as `model`."""
     head = """
-        import asyncio, os, sys, threading, time
+        import asyncio, logging, os, sys, threading, time
+        # In this mode asyncio tells of each step that took long, which on a busy machine is any.
+        logging.getLogger("asyncio").addFilter(lambda record: " took " not in record.getMessage())
         from configurable_agents.llm.base import Message
         from configurable_agents.config.schema import LLMConfig
         from configurable_agents.llm.providers import open_model
