@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -35,12 +34,25 @@ def test_a_run_id_is_a_uuid_of_version_7_that_tells_when_the_run_began() -> None
     assert found == sorted(found), "so that the store's keys stay in the order of time"
 
 
+SEEDS = """
+import random
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import run_workflow
+
+workflow = make([calls("look", "x")], chain("START look END"), {"x": field("int")})
+for _ in range(2):
+    random.seed(1)
+    result = run_workflow(workflow, functions={"look": lambda: 1}, store=False)
+    print(result.trace_id, result.run_id[-17:], random.random())
+"""
+
+
 def test_a_program_that_seeds_its_chances_gets_other_ids_each_time() -> None:
     """It does so to get the same results again; its runs are different ones."""
-    random.seed(1)
-    first, here = by_chance(run()), random.random()
-    random.seed(1)
-    second, again = by_chance(run()), random.random()
+    code, out, err = run_program(SEEDS)
+    assert (code, err) == (0, "")
+    (*first, here), (*second, again) = (line.split() for line in out.splitlines())
     assert all(mine != other for mine, other in zip(first, second, strict=True))
     assert here == again, "nor do ids take from the program's own chances"
 
