@@ -168,7 +168,7 @@ def test_an_error_in_the_middle_leaves_nothing(store: StorageBackend) -> None:
     statuses=st.lists(st.sampled_from(["running", "interrupted", "completed"]), min_size=1, max_size=4),
     taken=st.sampled_from(["interrupted", "completed"]),
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_taking_in_never_takes_an_end_away(store: StorageBackend, statuses: list[str], taken: str) -> None:
     try:
         for status in statuses:

@@ -218,7 +218,7 @@ def act(store: StorageBackend, what: str, subject: Any) -> None:
 
 
 @given(st.lists(acts, max_size=10))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_rollup_is_the_sum_of_the_calls_whatever_happens_in_any_order(
     store: StorageBackend, acts: list[tuple[str, Any]]
 ) -> None:
