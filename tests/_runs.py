@@ -165,6 +165,15 @@ def run_program(text: str, *arguments: object, **environment: str) -> tuple[int,
     return process.returncode, out, err
 
 
+def besides_waiting(err: str) -> list[str]:
+    """Give what programs said, but for what they say of having waited in vain for another one, or for the store at their end.
+
+    None of them has to: but where the machine stalls one that is just writing, others find the file locked.
+    """
+    waited = ("is locked by another process", "records are not in the store yet; they are kept in")
+    return [line for line in err.splitlines() if not any(text in line for text in waited)]
+
+
 _AT_ONCE = """
 import os, sys
 import configurable_agents.storage.backend, configurable_agents.storage.schema
