@@ -21,7 +21,7 @@ from _otlp_decode import spans_of
 from _runs import PATIENCE_SECONDS, asks, calls, chain, eventually, field, kept, rows, run_program, scripted
 from _timing import anew, in_one_of_a_few_tries, timely
 from _workflows import make
-from configurable_agents import create_storage_backend, run_workflow
+from configurable_agents import run_workflow
 from configurable_agents.observability.content import ShipRules, shippable
 from configurable_agents.observability.destinations import Destination
 from configurable_agents.observability.resource import current_resource
@@ -426,14 +426,6 @@ def test_a_run_that_ships_shows_in_the_store_like_any_other(receiver: OtlpReceiv
     run_workflow(HELLO, store=tmp_path / "a.db")
     run_workflow(HELLO, store=tmp_path / "b.db", otlp=receiver.endpoint)
     receiver.wait_for(3)
-    backends = [create_storage_backend(tmp_path / name, read_only=True) for name in ("a.db", "b.db")]
-    try:
-        attributes = [
-            [*sorted(json.loads(state.attributes_json)), state.outputs_json]
-            for backend in backends
-            for state in backend.execution_states.get_state_history(backend.runs.get("last").run_id)
-        ]
-    finally:
-        for backend in backends:
-            backend.close()
+    states = [kept(tmp_path / name).node("a") for name in ("a.db", "b.db")]
+    attributes = [[*sorted(json.loads(state.attributes_json)), state.outputs_json] for state in states]
     assert attributes[0] == attributes[1]
