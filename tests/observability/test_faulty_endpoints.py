@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from _runs import rows, start_program
 from _timing import anew, in_one_of_a_few_tries, timely
 
 NODES, ROUNDS = 50, 4
-TRIES = 4
+TRIES = 8
 """Bounds on time are told from the noise of a busy machine by trying again: what is really late is late each time."""
 
 PROGRAM = f"""
@@ -80,7 +81,8 @@ def run_against(
 def test_endpoints_that_fail_delay_no_node_and_no_end_and_lose_no_history(protocol: Protocol, tmp_path: Path) -> None:
     """Six ways to fail, all in one program: telemetry is never the reason why a run is slow."""
     usual = usual_end(protocol, tmp_path / "usual.db")
-    worst: list[tuple[dict[str, float], float]] = []
+    found: list[tuple[dict[str, float], float]] = []
+    added, seconds = dict.fromkeys(FAULTS, math.inf), math.inf
     with contextlib.ExitStack() as stack:
         receivers = {fault: stack.enter_context(otlp_receiver(protocol, fault=fault)) for fault in FAULTS}
         by_endpoint = {receiver.endpoint: fault for fault, receiver in receivers.items()}
@@ -89,15 +91,16 @@ def test_endpoints_that_fail_delay_no_node_and_no_end_and_lose_no_history(protoc
             out, err, ended = run_against(list(by_endpoint), protocol, store, TIMED)
             if "are not in the store yet" in err:  # the end was stalled for so long that it did not wait for the store
                 continue
-            added, end = json.loads(out)
-            worst.append(({by_endpoint[endpoint]: ms for endpoint, ms in added.items()}, ended - end - usual))
+            by_place, end = json.loads(out)
+            found.append(({by_endpoint[endpoint]: ms for endpoint, ms in by_place.items()}, ended - end - usual))
             check_history(store)
             check_warnings(err, list(by_endpoint))
-            if max(added.values()) < 5 and ended - end - usual <= 0.5:
+            added = {fault: min(ms, found[-1][0][fault]) for fault, ms in added.items()}
+            seconds = min(seconds, found[-1][1])
+            if max(added.values()) < 5 and seconds <= 0.5:
                 break
-    best_added = {fault: min(found[fault] for found, _ in worst) for fault in FAULTS}
-    assert max(best_added.values()) < 5, f"milliseconds added to the 99th percentile of nodes: {worst}"
-    assert min(seconds for _, seconds in worst) <= 0.5, f"seconds added to the program's end: {worst}"
+    assert max(added.values()) < 5, f"milliseconds added to the 99th percentile of nodes: {found}"
+    assert seconds <= 0.5, f"seconds added to the program's end: {found}"
 
 
 @in_one_of_a_few_tries
