@@ -6,8 +6,6 @@ import asyncio
 import concurrent.futures
 import contextvars
 import os
-import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,11 @@ def loop_of_a_run(leave: Callable[[asyncio.AbstractEventLoop], Any] = lambda loo
 
 def test_a_loop_that_is_as_it_was_is_the_next_runs_too() -> None:
     assert loop_of_a_run() is loop_of_a_run()
+
+
+def test_a_timer_that_was_cancelled_is_nothing_that_a_run_has_left() -> None:
+    """As each time limit leaves one."""
+    assert loop_of_a_run(lambda loop: loop.call_later(60, print).cancel()) is loop_of_a_run()
 
 
 @pytest.mark.parametrize(
@@ -90,46 +93,6 @@ print(run(), run(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_forked_child_does_not_share_a_loop_with_its_parent() -> None:
     """They would share its files, and one would wake the other, or nobody."""
     assert run_program(FORKS) == (0, "1 1 0\n", "")
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs SIGUSR1")
-def test_a_program_that_is_woken_by_signals_is_so_during_a_run_and_after_it() -> None:
-    """A run has its own loop woken by them, where the program has nothing."""
-    woken, wakes = socket.socketpair()
-    before = signal.signal(signal.SIGUSR1, lambda *_: None)
-    with woken, wakes:
-        woken.setblocking(False)
-        wakes.setblocking(False)
-        signal.set_wakeup_fd(wakes.fileno())
-        try:
-            loop_of_a_run(lambda loop: signal.raise_signal(signal.SIGUSR1))
-        finally:
-            after = signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGUSR1, before)
-        assert (woken.recv(16), after) == (bytes([signal.SIGUSR1]), wakes.fileno())
-
-
-def test_what_a_run_has_signals_wake_ends_with_it() -> None:
-    """The loop is closed some day, and the number of its file may be another one's then."""
-    loop_of_a_run()
-    assert signal.set_wakeup_fd(-1) == -1
-
-
-@pytest.mark.parametrize("is_closed", [False, True])
-def test_what_a_node_has_signals_wake_stays(is_closed: bool) -> None:
-    """Unless it is nothing any more."""
-    woken, wakes = socket.socketpair()
-    file = wakes.fileno()
-
-    def leave(_: asyncio.AbstractEventLoop) -> None:
-        wakes.setblocking(False)
-        signal.set_wakeup_fd(file)
-        if is_closed:
-            wakes.close()
-
-    with woken, wakes:
-        loop_of_a_run(leave)
-        assert signal.set_wakeup_fd(-1) == (-1 if is_closed else file)
 
 
 def test_a_plain_function_may_run_a_loop_of_its_own() -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from configurable_agents.core.functions import call_inline
 from configurable_agents.core.waiting import GRACE_SECONDS, LOOP_WANTED, Interruption, cancel_all, is_in_a_loop
-from configurable_agents.runtime.loops import LOOPS, sleep_through_signals, wake_on_signals
+from configurable_agents.runtime.loops import LOOPS
 
 try:
     # What `signal` itself calls: it looks each handler up among its enums, in vain, which takes as long as two nodes.
@@ -96,7 +96,8 @@ class _Drive(Generic[T]):
             _HERE.is_driving = False
 
     def _begin(self, inline: Interruption | None) -> T:
-        coroutine, context = self._make(inline), contextvars.copy_context()
+        context = contextvars.copy_context()
+        coroutine = context.run(self._make, inline)
         step: Callable[[], object] = functools.partial(coroutine.send, None)
         while True:
             try:
@@ -119,7 +120,6 @@ class _Drive(Generic[T]):
         """Run what has begun without a loop to its end in one."""
         self._loop = loop
         try:
-            wake_on_signals(loop)
             self._task = loop.create_task(coroutine, context=context)
             if self.interruption.is_wanted:
                 self._task.cancel()
@@ -128,7 +128,6 @@ class _Drive(Generic[T]):
             self._was_torn = True
             raise
         finally:
-            sleep_through_signals(loop)
             self._close(loop)
 
     def cancel(self) -> None:

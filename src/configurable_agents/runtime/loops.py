@@ -8,10 +8,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
-import contextlib
 import os
-import signal
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,6 +16,8 @@ from configurable_agents.core.functions import FunctionPool
 
 MOST_IDLE: Final = 4
 """Loops that are kept: as many threads may well run one workflow after the other."""
+BEAT_SECONDS: Final = 0.25
+"""So late a signal is heard at most."""
 
 
 class Loops:
@@ -35,6 +34,7 @@ class Loops:
             loop = asyncio.new_event_loop()
             # A chat model that only blocks is called in the default executor; asyncio's own would wait for it at exit.
             loop.set_default_executor(DaemonExecutor())
+            _beat(loop)
             return loop
 
     def give_back(self, loop: asyncio.AbstractEventLoop) -> bool:
@@ -53,6 +53,17 @@ class Loops:
             self._idle.pop().close()
 
 
+def _beat(loop: asyncio.AbstractEventLoop) -> None:
+    """Have a loop wake now and then.
+
+    Python calls a signal's handler between two steps of the main thread, not in its sleep. One that comes just as the loop
+    falls asleep, or to another thread, would be heard when the next timer ends the sleep. A file that signals write into
+    would wake it at once (`signal.set_wakeup_fd`), but there is one for the whole process: whoever forgets it, or a child
+    that was forked, writes into whatever file has that number next.
+    """
+    loop.call_later(BEAT_SECONDS, _beat, loop)
+
+
 def _is_as_new(loop: asyncio.AbstractEventLoop) -> bool:
     """Say whether no callback, timer, file, signal or setting of a run's code has stayed in a loop.
 
@@ -61,50 +72,18 @@ def _is_as_new(loop: asyncio.AbstractEventLoop) -> bool:
     try:
         if type(getattr(loop, "_default_executor")) is not DaemonExecutor:  # noqa: B009 - it may be missing
             return False
+        # One that was cancelled is no more than an entry in the list; asyncio tidies those up when they are many.
+        timers = [getattr(timer, "_callback") for timer in getattr(loop, "_scheduled") if not timer.cancelled()]  # noqa: B009
         found = [getattr(loop, name) for name in _EMPTY]
-        return not any(found) and len(getattr(loop, "_selector").get_map()) == 1  # noqa: B009 - its own wake-up pipe
+        return timers == [_beat] and not any(found) and len(getattr(loop, "_selector").get_map()) == 1  # noqa: B009 - its own wake-up pipe
     except (AttributeError, TypeError):
         return False
 
 
 _EMPTY: Final = (
-    *("_ready", "_scheduled", "_signal_handlers", "_exception_handler", "_task_factory", "_debug"),
+    *("_ready", "_signal_handlers", "_exception_handler", "_task_factory", "_debug"),
     *("_executor_shutdown_called", "_asyncgens_shutdown_called"),
 )
-
-
-def wake_on_signals(loop: asyncio.AbstractEventLoop) -> None:
-    """Have each signal wake a loop, if it runs on the main thread and the program has nothing else that they wake.
-
-    Python calls a signal's handler between two steps of the main thread, not in its sleep. asyncio wakes a loop for the
-    handlers that are the loop's own; any other that is due just as the loop falls asleep, or whose signal came to another
-    thread, would be called when a timer ends the sleep.
-    """
-    if threading.current_thread() is threading.main_thread():  # on no other are handlers called
-        before = signal.set_wakeup_fd(_wake_up_file(loop), warn_on_full_buffer=False)
-        if before >= 0:
-            _put_back(before)
-
-
-def sleep_through_signals(loop: asyncio.AbstractEventLoop) -> None:
-    """Take back what `wake_on_signals` did."""
-    if threading.current_thread() is threading.main_thread():
-        found = signal.set_wakeup_fd(-1)
-        if found != _wake_up_file(loop):  # the program's, or what a node's function has set
-            _put_back(found)
-
-
-def _put_back(file: int) -> None:
-    with contextlib.suppress(OSError, ValueError):  # it has been closed meanwhile
-        signal.set_wakeup_fd(file)
-
-
-def _wake_up_file(loop: asyncio.AbstractEventLoop) -> int:
-    """Give the file whose bytes wake a loop, as `add_signal_handler` uses it; -1 for a loop that has none, or hides it."""
-    try:
-        return int(getattr(loop, "_csock").fileno())  # noqa: B009 - it may be missing
-    except AttributeError:
-        return -1
 
 
 class DaemonExecutor(concurrent.futures.ThreadPoolExecutor):
