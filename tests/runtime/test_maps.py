@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import tracemalloc
 import weakref
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,40 @@ def test_a_map_does_not_hold_the_spans_of_items_that_have_ended() -> None:
     run_workflow(workflow, functions={"each": each, "after": lambda **_: None}, store=False, observers=[Ended()])
     assert held == [0, 0, 0]
     assert len(ended) == 5
+
+
+@both_ways
+@pytest.mark.parametrize("shape", ["fan-out", "map"])
+def test_what_runs_at_once_does_not_hold_a_value_that_was_replaced_before(run: Run, shape: str) -> None:
+    """A document would stay in memory for as long as all of a fan-out or a map takes."""
+    size, held = 10_000_000, list[int]()
+
+    async def each(**_: Any) -> int:
+        held.append(tracemalloc.get_traced_memory()[0])
+        return 1
+
+    fields = {
+        "items": ITEMS,
+        "x": field("str"),
+        "one": field("int"),
+        "two": field("int"),
+        "all": field("list[int]", []),
+    }
+    nodes = [calls("big", "x"), calls("small", "x"), calls("each", "one")]
+    edges = [*chain("START big small"), *chain("each END")]
+    if shape == "map":
+        edges.append(map_edge("small"))
+    else:
+        nodes.append(calls("other", "two") | {"function": "each"})
+        edges += [{"from": "small", "to": ["each", "other"]}, *chain("other END")]
+    functions = {"big": lambda: "x" * size, "small": lambda: "", "each": each}
+    tracemalloc.start()
+    try:
+        run(make(nodes, edges, fields), functions=functions, store=False)
+    finally:
+        tracemalloc.stop()
+    assert len(held) == (3 if shape == "map" else 2)
+    assert max(held) < size
 
 
 @both_ways

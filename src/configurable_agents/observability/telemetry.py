@@ -77,7 +77,7 @@ def open_telemetry(
     if sampler is None:
         return Telemetry(said, None)
     route: SpanRoute | None = None
-    shippers = tuple(SHIPPERS.of(destination, store) for destination in destinations) if destinations else ()
+    shippers = [SHIPPERS.of(destination, store) for destination in destinations]
     if shippers:
         rules = ship_rules(environ)
         route = ShippingRoute(shippers, rules, shared(resource), run_id=run_id, store=store)

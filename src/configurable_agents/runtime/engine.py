@@ -98,14 +98,16 @@ class Engine:
                 token = await self._step() if running or len(waiting) > 1 else waiting.pop()
                 if token is None:
                     continue
-                # One token and nothing else live: it waits for nobody, and needs no task, no slot and no carrying of errors.
-                # Nor a coroutine of its own, of which a thousand runs at once have a thousand.
                 if token.items is not None:
                     self._arrive(await self._map(token, token.items))
-                    continue
-                visit = self._visit(token, None, inline is not None)
-                await self._executor.execute(visit)
-                self._arrive(self._moved(visit))
+                else:
+                    # One token and nothing else live: it waits for nobody, and needs no task, no slot and no carrying of
+                    # errors. Nor a coroutine of its own, of which a thousand runs at once have a thousand.
+                    visit = self._visit(token, None, inline is not None)
+                    await self._executor.execute(visit)
+                    self._arrive(self._moved(visit))
+                    del visit  # with the state that it saw
+                del token
         except RunError:
             await self._cancel()
             raise

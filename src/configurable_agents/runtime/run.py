@@ -62,7 +62,7 @@ class Ready:
 
 
 def run(ready: Ready, *, inline: Interruption | None) -> Coroutine[Any, Any, RunResult]:
-    """Run once, when it is awaited.
+    """Begin a run, and give what goes on with it when it is awaited.
 
     Args:
         inline: Given where this thread is the run's alone, so that a plain function may be called on it.
@@ -109,20 +109,21 @@ class _Run:
         context = with_span(span, self._ready.parent)
         executor = self._executor(span, context)
         token = otel_context.attach(context)
-        end: dict[str, AttributeValue] | None = None
+        end: dict[str, AttributeValue] = {}
         outcome: Final | RunError
         try:
             await self._prepared()
             outcome = final = await self._body(executor, inline)
             end = {semconv.STATUS: semconv.COMPLETED, semconv.READS_FROM: final.heads}
         except BaseException as error:  # noqa: BLE001 - it is raised again when the run has been kept
-            outcome = failure = error if isinstance(error, RunError) else RunError(error)
+            failure = error if isinstance(error, RunError) else RunError(error)
+            outcome = failure
             captures = self._captures and (failure.visit is None or failure.visit.node.captures)
             end = record_failure(span, failure.error, mask=self._mask, capture=captures)
         finally:
             otel_context.detach(token)
             executor.abandon()
-            self._end(span, executor, end or {})
+            self._end(span, executor, end)
         await self._committed(END_SECONDS, exclusive=inline is not None)
         if isinstance(outcome, RunError):
             # Not where it was caught: Python would put the carrier in place of the error's own context.
@@ -139,7 +140,7 @@ class _Run:
             await in_a_loop()
             await self._telemetry.loaded()
         if self._ready.timeout_seconds is not None:
-            await in_a_loop()
+            await in_a_loop()  # which times it
 
     def _body(self, executor: NodeExecutor, inline: Interruption | None) -> Coroutine[Any, Any, Final]:
         engine = Engine(self._workflow.plan, self._workflow.nodes, executor, inline=inline)
