@@ -164,7 +164,7 @@ def test_what_cannot_be_read_back_is_lost_to_its_own_run_alone(
     """Records of many runs at once wait together, and the journal has each where it was written."""
     monkeypatch.setattr("configurable_agents.storage.backlog.MEMORY_BYTES", 0)
     with writing(gate, tmp_path / "journal") as writer:
-        gate.open.clear()
+        shut(gate, writer)
         for run in (1, 2, 3):
             writer.write([node_record(run=run, outputs={"x": f"of run {run}"})])
         (segment,) = (tmp_path / "journal").iterdir()
@@ -179,6 +179,50 @@ def test_what_cannot_be_read_back_is_lost_to_its_own_run_alone(
         ]
         assert writer.dropped_records == 1
         assert [writer.lacks(run_record(run).run_id) for run in (1, 2, 3)] == [False, True, False]
+
+
+@pytest.mark.parametrize("has_journal", [True, False])
+def test_each_run_lacks_its_own_records_however_many_wait_together(
+    has_journal: bool, gate: Gate, tmp_path: Path
+) -> None:
+    runs = (1, 2, 3)
+    with writing(gate, *([tmp_path / "journal"] if has_journal else [])) as writer:
+        shut(gate, writer)
+        for seq in (1, 2):
+            for run in runs:
+                writer.write([node_record(seq, run=run)])
+        assert [writer.lacks(run_record(run).run_id) for run in (*runs, 4)] == [True] * 3 + [False]
+        gate.open.set()
+        assert writer.flush(SECONDS)
+        assert [writer.lacks(run_record(run).run_id) for run in runs] == [False] * 3
+        for run in runs:
+            history = gate.execution_states.get_state_history(run_record(run).run_id)
+            assert [record.seq for record in history] == [1, 2]
+
+
+def test_without_a_journal_what_the_memory_does_not_hold_is_lost_by_itself(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A big record takes no small ones with it, whose runs came just before and after it."""
+    monkeypatch.setattr("configurable_agents.storage.backlog.MEMORY_BYTES_WITHOUT_JOURNAL", 100_000)
+    with writing(gate) as writer:
+        gate.fails = True
+        writer.write([node_record(run=9)])
+        eventually(lambda: writer.is_away)
+        for run in (1, 2, 3):
+            writer.write([node_record(run=run, outputs={"x": "x" * (200_000 if run == 2 else 1)})])
+        gate.fails = False
+        assert writer.flush(SECONDS)
+        assert writer.dropped_records == 1
+        assert [writer.lacks(run_record(run).run_id) for run in (1, 2, 3)] == [False, True, False]
+
+
+def shut(gate: Gate, writer: Writer) -> None:
+    """Shut the gate, and have the writer's thread wait before it with something else."""
+    gate.open.clear()
+    gate.reached.clear()
+    writer.write([node_record(run=9)])
+    assert gate.reached.wait(SECONDS)
 
 
 def test_each_segment_of_the_journal_knows_of_all_that_goes_on(gate: Gate, tmp_path: Path) -> None:
@@ -456,7 +500,13 @@ def test_a_host_whose_log_filter_raises_does_not_end_the_thread_that_commits(
 ) -> None:
     """A handler's fault is logging's to catch; a filter's arrives where something is logged."""
     told: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", told.append)
+
+    def end(report: Any) -> None:
+        told.append(report)
+        raise SystemExit
+
+    monkeypatch.setattr(threading, "excepthook", end)  # a host's own, which would end the thread, too
+    monkeypatch.setattr("configurable_agents.storage.writer.IDLE_SECONDS", 0.5)
 
     def refuse(record: logging.LogRecord) -> bool:
         raise LookupError(record.name)
@@ -473,6 +523,7 @@ def test_a_host_whose_log_filter_raises_does_not_end_the_thread_that_commits(
             gate.fails = False
             eventually(lambda: len(told) == 2)
             assert not writer.is_away
+            eventually(lambda: not list((tmp_path / "journal").iterdir()))  # and it rests as ever
     finally:
         log.removeFilter(refuse)
         log.setLevel(level)

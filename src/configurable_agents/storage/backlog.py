@@ -53,7 +53,7 @@ class Entry:
     journal: Journal | None
     """None where only the memory has them."""
     positions: list[Position]
-    """Of what was written with them; of that with the first of them alone, where the memory has them."""
+    """Of each write that they came with; of the first one alone where the memory has them, and nothing is read back."""
     offset: int
     """Of the first of them in the first of these: what was written before it need not be kept for it."""
     records: list[AnyRecord] = field(default_factory=list)
@@ -70,11 +70,6 @@ class Entry:
     def position(self) -> Position:
         """Of the first of them."""
         return self.positions[0]
-
-    @property
-    def run_ids(self) -> list[str | None]:
-        """The run of each record."""
-        return [run_id for run_id, count in self.runs.items() for _ in range(count)]
 
 
 @dataclass(slots=True)
@@ -231,7 +226,7 @@ class Backlog:
         """Say whether an entry may wait, in memory or only in the journal."""
         if self._bytes + entry.size > (MEMORY_BYTES if entry.journal is not None else MEMORY_BYTES_WITHOUT_JOURNAL):
             if entry.journal is None:
-                self.lose(entry.run_ids)
+                self.lose([*Counter(entry.runs).elements()])
                 return False
             entry.records = []
         else:
@@ -285,6 +280,8 @@ class Backlog:
             records += found
             if len(found) < entry.count:
                 lost += (Counter(entry.runs) - Counter(map(run_of, found))).elements()
+        if places.fault is not None:
+            logger.error("%d records that waited in the journal cannot be read back", len(lost), exc_info=places.fault)
         return records, lost
 
     def take_out(self, group: Group) -> None:
@@ -378,7 +375,10 @@ def _sorted(come: Iterable[_Written]) -> _Sorted:
                 run_id = record.run_id
             else:
                 run_id = run_of(record)
-            if entry is None or (is_first and (len(entry.records) >= _TOGETHER or journal is not entry.journal)):
+            # Without a journal each write is taken or lost by itself, as far as the memory goes.
+            if entry is None or (
+                is_first and (journal is None or journal is not entry.journal or len(entry.records) >= _TOGETHER)
+            ):
                 entry = Entry(journal, [position], _offset(number, written))
                 entries.append(entry)
             elif is_first:
@@ -415,6 +415,8 @@ class _Places:
 
     def __init__(self) -> None:
         self._payloads: dict[tuple[Journal | None, Position], bytes] = {}
+        self.fault: Exception | None = None
+        """Why the last of what cannot be read back cannot."""
 
     def start(self, start: Start) -> list[AnyRecord]:
         """Give the record of a start; what came with it is not looked at."""
@@ -431,8 +433,8 @@ class _Places:
     ) -> list[AnyRecord]:
         try:
             found = [*map(decode_record, lines(self._at(journal, position)))]
-        except (OSError, ValueError, KeyError):
-            logger.exception("what waited in the journal cannot be read back")
+        except (OSError, ValueError, KeyError) as error:
+            self.fault = error
             return []
         return [record for record in found if not isinstance(record, OpenSpan)]
 

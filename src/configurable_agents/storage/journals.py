@@ -99,7 +99,7 @@ class Journals:
         """Say that the database has all that stands before the first of some places.
 
         Args:
-            places: Of what still waits; none of what waits in memory alone, for which nothing before it is kept.
+            places: Of what still waits in the journals.
         """
         journals = self._all()
         if not journals:

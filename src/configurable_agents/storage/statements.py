@@ -31,6 +31,7 @@ Where = Literal["absent", "not later", "earlier"]
 Statement = tuple[str, Row]
 """Its text, and the values of all its rows, one after another."""
 _Change = Callable[[str, Row], int]
+"""Executes a statement, and says how many rows that made or changed."""
 
 _CHUNK_SIZES: Final = (96, 64, 48, 32, 24, *range(20, 0, -1))
 """A statement of 256 rows keeps 1.5 MB for itself, one of 96 a seventh of that. The sizes between the powers of two
@@ -61,7 +62,7 @@ def execute(connection: sa.Connection, made: Sequence[Statement], change: _Chang
     """Execute what was made ready for the connection's dialect; give how many rows that made or changed.
 
     Args:
-        change: Executes one statement, and says how many; None for as the driver counts.
+        change: Executes one statement, and says how many; as the driver says by default.
     """
     if change is None:
         # SQLite's driver is spoken to directly: each execution through SQLAlchemy costs as much as several rows.

@@ -366,9 +366,8 @@ class Writer:
                 return failures + 1
             self._commit_seconds = time.monotonic() - began
             self._committed(group, lost)
-            failures = 0
         self._tend()
-        return failures
+        return 0
 
     def _next_group(self, failures: int) -> Group | None:
         with self._lock:
@@ -545,8 +544,10 @@ def _commit_for_ever(writer_ref: weakref.ref[Writer]) -> None:
             return
         try:
             failures = writer._turn(failures)  # noqa: SLF001 - the thread is the writer's own
-        except BaseException:  # noqa: BLE001 - of a host's filter, asked about what is logged; nobody else would commit
+        except BaseException:  # noqa: BLE001 - as a host's filter of what is logged may raise; nobody else would commit
             failures = (failures or 0) + 1
             writer._give_way()  # noqa: SLF001
-            with contextlib.suppress(Exception):  # told as Python tells of it where it ends a thread
+            with contextlib.suppress(
+                BaseException
+            ):  # told as Python tells of it where it ends a thread, by the host's hook
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
