@@ -361,9 +361,8 @@ def test_progress_is_shown_in_a_terminal_and_only_there(tmp_path: Path) -> None:
     )
     os.close(child_end)
     with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(
-            read_terminal, main_end
-        )  # meanwhile: it keeps 4 kB, and a slow start draws more than that
+        # Meanwhile: a terminal keeps 4 kB, and a slow start draws more than that.
+        reading = pool.submit(read_terminal, main_end)
         out, _ = process.communicate(timeout=60)
         shown = reading.result()
     os.close(main_end)

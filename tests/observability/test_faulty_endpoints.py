@@ -87,9 +87,8 @@ def test_endpoints_that_fail_delay_no_node_and_no_end_and_lose_no_history(protoc
         by_endpoint = {receiver.endpoint: fault for fault, receiver in receivers.items()}
         for number in range(TRIES):
             store = tmp_path / f"{number}.db"
-            usual = usual_end(
-                protocol, tmp_path / "usual.db"
-            )  # beside it: how fast programs end is the machine's affair
+            # Beside it: how fast programs end is the machine's affair.
+            usual = usual_end(protocol, tmp_path / "usual.db")
             out, err, ended = run_against(list(by_endpoint), protocol, store, TIMED)
             if "are not in the store yet" in err:  # the end was stalled for so long that it did not wait for the store
                 continue

@@ -23,7 +23,8 @@ import pytest
 
 from _files import is_below
 from _records import node_record, run_record, span_record
-from _runs import besides_waiting, calls, chain, field, run_program, start_program
+from _runs import PATIENCE_SECONDS as SECONDS
+from _runs import besides_waiting, calls, chain, eventually, field, run_program, start_program
 from _timing import in_one_of_a_few_tries, timely, within
 from _workflows import make
 from configurable_agents import RunResult, arun_workflow, run_workflow
@@ -36,9 +37,6 @@ from configurable_agents.storage.journal import SEGMENT_BYTES, frames
 from configurable_agents.storage.locks import lock_exclusively
 from configurable_agents.storage.records import AnyRecord, DeliveryRecord, ExecutionStateRecord, WorkflowRunRecord
 from configurable_agents.storage.writer import RETRY_SECONDS, Writer
-
-SECONDS = 30.0
-"""How long what must come is waited for. Generous: a shared machine may stall."""
 
 
 class Gate(StorageBackend):
@@ -92,13 +90,6 @@ def writing(gate: Gate, *journals: Path) -> Iterator[Writer]:
 
 def seqs(gate: Gate) -> list[int]:
     return [record.seq for record in gate.execution_states.get_state_history(run_record().run_id)]
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.005)
 
 
 @contextmanager

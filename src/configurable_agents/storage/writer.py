@@ -547,7 +547,6 @@ def _commit_for_ever(writer_ref: weakref.ref[Writer]) -> None:
         except BaseException:  # noqa: BLE001 - as a host's filter of what is logged may raise; nobody else would commit
             failures = (failures or 0) + 1
             writer._give_way()  # noqa: SLF001
-            with contextlib.suppress(
-                BaseException
-            ):  # told as Python tells of it where it ends a thread, by the host's hook
+            # Told as Python tells of what ends a thread, by the host's hook.
+            with contextlib.suppress(BaseException):
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
