@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from itertools import islice
-from operator import attrgetter, itemgetter, lt
-from typing import Any, Final, Literal, TypeVar
+from operator import itemgetter, lt
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
@@ -24,7 +24,8 @@ from configurable_agents.storage.records import ExecutionStateRecord, SpanRecord
 from configurable_agents.storage.sqlite_driver import changing_on_driver
 
 Row = tuple[Any, ...]
-_Ranked = TypeVar("_Ranked", WorkflowRunRecord, ExecutionStateRecord)
+_Fields = dict[str, Any]
+"""What a record was made with, its `__dict__`; the rest it has from its class."""
 Where = Literal["absent", "not later", "earlier"]
 """Which stored rows give way: none, those of no higher rank, those of a lower rank."""
 
@@ -92,7 +93,7 @@ def insert_spans(connection: sa.Connection, records: Sequence[SpanRecord], tally
 
 
 def _insert_spans(connection: sa.Connection, records: Sequence[SpanRecord]) -> int:
-    return execute(connection, _inserts(connection.dialect.name, _SPAN_SHAPES, records, "absent"))
+    return execute(connection, _inserts(connection.dialect.name, _SPAN_SHAPES, [*map(vars, records)], "absent"))
 
 
 def _insert_calls(connection: sa.Connection, records: Sequence[SpanRecord], tally: usage.Tally) -> int:
@@ -100,7 +101,7 @@ def _insert_calls(connection: sa.Connection, records: Sequence[SpanRecord], tall
         return 0
     if connection.dialect.name == "sqlite":
         return usage.count_inserted(connection, lambda: _insert_spans(connection, records), tally)
-    inserts = _inserts(connection.dialect.name, _SPAN_SHAPES, records, "absent")
+    inserts = _inserts(connection.dialect.name, _SPAN_SHAPES, [*map(vars, records)], "absent")
     made = [(_counting(text), values) for text, values in inserts]
     return execute(connection, made, lambda text, values: tally.count(connection.exec_driver_sql(text, values)))
 
@@ -124,7 +125,7 @@ class _Shape:
     def __init__(self, kind: type[Any], table: sa.Table, unset: frozenset[str] = frozenset()) -> None:
         self.table = table
         self.literals = {name: _literal(getattr(kind, name)) for name in unset}
-        bound = [column.name for column in table.columns if column.name not in unset]
+        bound = [name for name in _names(table.columns) if name not in unset]
         self._read = itemgetter(*bound)
         self._statuses = slice(bound.index("status"), None, len(bound)) if "status" in bound else None
         # Besides a record may have what is no column: the text of a run's workflow file.
@@ -132,24 +133,30 @@ class _Shape:
         self._defaults = {name: getattr(kind, name, None) for name in taken}
         self._exact, self._most = (len(bound), len(taken)) if unset else (-1, sys.maxsize)
 
-    def values(self, records: Sequence[Any]) -> Row | None:
+    def values(self, records: Sequence[_Fields]) -> Row | None:
         """Give the values of records, one row after another; None if one of them has more than this shape takes."""
         found: list[Any] = []
-        for record in records:
-            # A record has what it was made with in its `__dict__`, and the rest from its class.
-            given = record.__dict__
-            if len(given) != self._exact:  # most nodes set just what is bound, which is read at half the price
-                given = self._defaults | given
-                if len(given) > self._most:
+        exact, read = self._exact, self._read
+        try:
+            for given in records:
+                if len(given) == exact:  # most nodes set just what is bound, which is read at half the price
+                    found += read(given)
+                    continue
+                taken = self._defaults | given
+                if len(taken) > self._most:
                     return None
-            try:
-                found += self._read(given)
-            except KeyError:  # as many, but others
-                return None
+                found += read(taken)
+        except KeyError:  # as many, but others
+            return None
         if self._statuses is not None:
             # A driver takes a member of an enum for something else than its text.
             found[self._statuses] = map(str, found[self._statuses])
         return tuple(found)
+
+
+def _names(columns: Iterable[sa.Column[Any]]) -> list[str]:
+    """Give the names of columns as plain text, which is what records are looked into with: SQLAlchemy's own kind takes twice as long."""
+    return [sys.intern(str(column.name)) for column in columns]
 
 
 def _literal(value: float | str | None) -> str:
@@ -176,25 +183,25 @@ _STATE_SHAPES: Final = (
 )
 """The first that takes all records of a statement is used; the last takes everything."""
 _SPAN_SHAPES: Final = (_Shape(SpanRecord, spans),)
-_Key = Callable[[Any], tuple[Any, ...]]
-_RUN_KEY: Final[_Key] = attrgetter(*workflow_runs.primary_key.columns.keys())
-_STATE_KEY: Final[_Key] = attrgetter(*execution_states.primary_key.columns.keys())
+_Key = Callable[[_Fields], tuple[Any, ...]]
+_RUN_KEY: Final[_Key] = itemgetter(*_names(workflow_runs.primary_key.columns))
+_STATE_KEY: Final[_Key] = itemgetter(*_names(execution_states.primary_key.columns))
 
 
-def _merged(records: Sequence[_Ranked], key: _Key) -> Sequence[_Ranked]:
+def _merged(records: Sequence[WorkflowRunRecord | ExecutionStateRecord], key: _Key) -> list[_Fields]:
     """Give each row once, the last record of the highest rank; in the order of keys, so that writers never deadlock."""
-    keys = [*map(key, records)]
+    rows = [*map(vars, records)]
+    keys = [*map(key, rows)]
     if all(map(lt, keys, islice(keys, 1, None))):  # so it is where one run alone is committed
-        return records
-    kept = dict(zip(keys, records, strict=True))
-    if len(kept) < len(records):
+        return rows
+    kept = dict(zip(keys, rows, strict=True))
+    if len(kept) < len(rows):
         # In a stable order by rank the last one of the highest rank is the last one.
-        by_rank = sorted(records, key=lambda record: status_rank(record.status))
-        kept = {key(record): record for record in by_rank}
-    return [kept[row] for row in sorted(kept)]
+        kept = {key(row): row for row in sorted(rows, key=lambda row: status_rank(row["status"]))}
+    return [kept[place] for place in sorted(kept)]
 
 
-def _inserts(dialect: str, shapes: Sequence[_Shape], records: Sequence[Any], where: Where) -> list[Statement]:
+def _inserts(dialect: str, shapes: Sequence[_Shape], records: Sequence[_Fields], where: Where) -> list[Statement]:
     made: list[Statement] = []
     for chunk in _chunks(records):
         for shape in shapes:
@@ -221,10 +228,10 @@ def _cleaned(values: Row, error: Exception) -> Row:
     return cleaned
 
 
-def _chunks(records: Sequence[Any]) -> list[Sequence[Any]]:
+def _chunks(records: Sequence[_Fields]) -> list[Sequence[_Fields]]:
     if len(records) in _ONE_CHUNK:
         return [records]
-    chunks: list[Sequence[Any]] = []
+    chunks: list[Sequence[_Fields]] = []
     start = 0
     for size in _CHUNK_SIZES:
         while start + size <= len(records):
