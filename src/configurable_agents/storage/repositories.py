@@ -19,7 +19,14 @@ from configurable_agents.storage.base import (
     ModelUsage,
 )
 from configurable_agents.storage.database import Database
-from configurable_agents.storage.models import execution_states, run_deliveries, spans, workflow_configs, workflow_runs
+from configurable_agents.storage.models import (
+    execution_states,
+    plain_names,
+    run_deliveries,
+    spans,
+    workflow_configs,
+    workflow_runs,
+)
 from configurable_agents.storage.records import (
     DeliveryRecord,
     ExecutionStateRecord,
@@ -178,7 +185,7 @@ def _of_run(table: sa.Table, run_id: str) -> sa.Select[Any]:
 
 
 def _records(kind: Callable[..., _Read], result: sa.CursorResult[Any]) -> list[_Read]:
-    names = tuple(result.keys())
+    names = plain_names(result.keys())
     return [kind(**dict(zip(names, row, strict=True))) for row in result.all()]
 
 

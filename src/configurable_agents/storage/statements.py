@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import islice
 from operator import itemgetter, lt
@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from configurable_agents.semconv import Operation
 from configurable_agents.storage import usage
-from configurable_agents.storage.models import execution_states, spans, workflow_configs, workflow_runs
+from configurable_agents.storage.models import execution_states, plain_names, spans, workflow_configs, workflow_runs
 from configurable_agents.storage.records import ExecutionStateRecord, SpanRecord, WorkflowRunRecord, status_rank
 from configurable_agents.storage.sqlite_driver import changing_on_driver
 
@@ -125,7 +125,7 @@ class _Shape:
     def __init__(self, kind: type[Any], table: sa.Table, unset: frozenset[str] = frozenset()) -> None:
         self.table = table
         self.literals = {name: _literal(getattr(kind, name)) for name in unset}
-        bound = [name for name in _names(table.columns) if name not in unset]
+        bound = [name for name in plain_names(table.columns.keys()) if name not in unset]
         self._read = itemgetter(*bound)
         self._statuses = slice(bound.index("status"), None, len(bound)) if "status" in bound else None
         # Besides a record may have what is no column: the text of a run's workflow file.
@@ -154,11 +154,6 @@ class _Shape:
         return tuple(found)
 
 
-def _names(columns: Iterable[sa.Column[Any]]) -> list[str]:
-    """Give the names of columns as plain text, which is what records are looked into with: SQLAlchemy's own kind takes twice as long."""
-    return [sys.intern(str(column.name)) for column in columns]
-
-
 def _literal(value: float | str | None) -> str:
     return "NULL" if value is None else repr(value)
 
@@ -184,8 +179,8 @@ _STATE_SHAPES: Final = (
 """The first that takes all records of a statement is used; the last takes everything."""
 _SPAN_SHAPES: Final = (_Shape(SpanRecord, spans),)
 _Key = Callable[[_Fields], tuple[Any, ...]]
-_RUN_KEY: Final[_Key] = itemgetter(*_names(workflow_runs.primary_key.columns))
-_STATE_KEY: Final[_Key] = itemgetter(*_names(execution_states.primary_key.columns))
+_RUN_KEY: Final[_Key] = itemgetter(*plain_names(workflow_runs.primary_key.columns.keys()))
+_STATE_KEY: Final[_Key] = itemgetter(*plain_names(execution_states.primary_key.columns.keys()))
 
 
 def _merged(records: Sequence[WorkflowRunRecord | ExecutionStateRecord], key: _Key) -> list[_Fields]:
