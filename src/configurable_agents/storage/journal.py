@@ -381,12 +381,11 @@ def _write_whole(fd: int, data: bytes, offset: int) -> None:
 
 def _write_over(fd: int, data: bytes, offset: int) -> None:
     try:
-        written = 0
-        while written < len(data):
-            done = _write_at(fd, memoryview(data)[written:], offset + written)
+        while data:
+            done = _write_at(fd, data, offset)
             if done == 0:
                 raise OSError(errno.ENOSPC, "nothing more could be written")
-            written += done
+            data, offset = data[done:], offset + done
     except OSError as error:
         raise _cannot_be_written(error) from error
 
@@ -397,12 +396,12 @@ def _cannot_be_written(error: OSError) -> JournalError:
     return JournalError(error.errno, f"the journal cannot be written: {error.strerror}")
 
 
-def _seek_and_write(fd: int, data: bytes | memoryview, offset: int) -> int:
+def _seek_and_write(fd: int, data: bytes, offset: int) -> int:
     os.lseek(fd, offset, os.SEEK_SET)  # two steps; the journal's lock keeps them together
     return os.write(fd, data)
 
 
-_write_at: Final[Callable[[int, bytes | memoryview, int], int]] = getattr(os, "pwrite", _seek_and_write)
+_write_at: Final[Callable[[int, bytes, int], int]] = getattr(os, "pwrite", _seek_and_write)
 
 
 def read_at(fd: int, length: int, offset: int) -> bytes:
