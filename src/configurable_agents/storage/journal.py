@@ -128,13 +128,20 @@ class Journal:
             segment = self._segments.get(self.segment)
             if segment is None or segment.end + length > self._most or time.monotonic() >= self._look_at:
                 segment = self._current(length)
-            offset, generation = segment.end, segment.generation
+            fd, offset, generation = segment.fd, segment.end, segment.generation
             frame = _FRAME.pack(MARKER, length, generation, zlib.crc32(payload, generation)) + payload
-            _write_whole(segment.fd, frame, offset)
+            try:
+                if _write_at(fd, frame, offset) != len(frame):
+                    _write_over(fd, frame, offset)
+            except OSError as error:
+                # All or nothing: what a full disk took is taken back, so that the next reader sees no half frame.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(fd, offset)
+                raise _cannot_be_written(error) from error
             if self._power:
-                _sync(segment.fd)
+                _sync(fd)
             segment.end = offset + FRAME_BYTES + length
-            return Position(segment.number, offset, length)
+            return tuple.__new__(Position, (segment.number, offset, length))  # `Position(…)` is a call more
 
     def read(self, position: Position) -> bytes:
         """Read a payload back."""
@@ -235,7 +242,7 @@ class Journal:
         except OSError as error:
             raise JournalError(error.errno, f"no journal can be begun in {self.directory}: {error.strerror}") from error
         try:
-            _write_whole(fd, _header(), 0)
+            _write_over(fd, _header(), 0)
             if self._power:
                 _sync_directory(self.directory)
         except OSError as error:
@@ -365,17 +372,6 @@ def _links(fd: int) -> int:
     try:
         return os.fstat(fd).st_nlink
     except OSError as error:  # of a file system that has failed
-        raise _cannot_be_written(error) from error
-
-
-def _write_whole(fd: int, data: bytes, offset: int) -> None:
-    """Write all or nothing: a short write (a full disk) is taken back, so that the next reader sees no half frame."""
-    try:
-        if _write_at(fd, data, offset) != len(data):
-            _write_over(fd, data, offset)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.ftruncate(fd, offset)
         raise _cannot_be_written(error) from error
 
 
