@@ -59,7 +59,6 @@ class Journals:
             notes: Gives what goes on: each segment says it, so that its end by death is seen there too.
         """
         while journal := self.current or self._next():
-            self.current = journal
             try:
                 position = journal.append(payload)
                 if self._segment != journal.segment:
@@ -67,13 +66,12 @@ class Journals:
                     noted = notes()
                     while some := list(islice(noted, _NOTES)):
                         journal.append(join(map(encode_record, some)))
+                return position
             except JournalError as error:
                 self.refusal = error
                 self._full.append(journal)
                 self.current, self._segment = None, 0
                 self._left.pop(0)
-            else:
-                return position
         return NOWHERE
 
     def _next(self) -> Journal | None:
@@ -86,6 +84,7 @@ class Journals:
                 self.refusal = error
                 self._left.pop(0)
             else:
+                self.current = journal
                 return journal
         return None
 

@@ -141,10 +141,8 @@ class Writer:
     def write(self, records: Sequence[AnyRecord | NodeStart]) -> None:
         """Make records durable, and have them committed soon."""
         lines = [*map(encode_record, records)]
-        backlog = self._backlog
         with self._lock:
-            is_worth_a_look = backlog.append(records, lines)
-            if self._is_asleep or (is_worth_a_look and len(backlog) >= ENOUGH_RECORDS):
+            if (self._backlog.append(records, lines) and len(self._backlog) >= ENOUGH_RECORDS) or self._is_asleep:
                 self._work.notify()
             if self._thread is None:
                 self._keep_a_thread()
