@@ -17,7 +17,7 @@ import orjson
 
 from configurable_agents import semconv
 from configurable_agents.semconv import Operation
-from configurable_agents.storage.records import ExecutionStateRecord, WorkflowRunRecord, sparse
+from configurable_agents.storage.records import ExecutionStateRecord, NodeStart, WorkflowRunRecord, sparse
 
 
 def typed_record(
@@ -42,9 +42,9 @@ def typed_record(
     return sparse(kind.record, values)
 
 
-def started_node(span: dict[str, Any], attributes: Mapping[str, Any]) -> ExecutionStateRecord:
-    """Make the record of a node execution that goes on, of what its `NodeStart` says."""
-    record = typed_record({**span}, attributes)
+def started_node(start: NodeStart) -> ExecutionStateRecord:
+    """Make the record of a node execution that goes on."""
+    record = typed_record({**start.span}, start.attributes)
     if not isinstance(record, ExecutionStateRecord):
         raise TypeError("no node execution")
     return record
@@ -76,7 +76,7 @@ class _Form:
     """How attributes of certain names become the fields of a record."""
 
     read: Callable[[Mapping[str, Any]], tuple[Any, ...]]
-    """Gives the values of `fields`, in their order."""
+    """Gives the values of `fields`, in their order, and one more."""
     fields: tuple[str, ...]
     texts: tuple[tuple[str, Callable[[Any], str]], ...]
     """Of the fields, those that hold JSON, with what makes it of the value."""
@@ -97,7 +97,7 @@ def _form(kind: Kind, names: tuple[str, ...]) -> _Form:
     said = set(known.values())
     return _Form(
         read=itemgetter(*known, semconv.RUN_ID),  # one more, so that there are two at least
-        fields=(*known.values(), "run_id"),
+        fields=tuple(known.values()),
         texts=tuple((field, _TEXTS[field]) for field in known.values() if field in _TEXTS),
         rest=rest,
         lacks=not {"status", *kind.needed} <= said or ("model_calls" in said and "cost_usd" not in said),

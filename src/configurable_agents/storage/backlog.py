@@ -160,7 +160,7 @@ class Backlog:
             position = self._journals.append(payload, self._notes)
             journal = self._journals.current
             if journal is None:
-                records = [started_node(*one) if isinstance(one, NodeStart) else one for one in records]
+                records = [started_node(one) if isinstance(one, NodeStart) else one for one in records]
             self._come.append((records, lines, journal, position))
         finally:
             self._appending -= 1

@@ -55,21 +55,21 @@ _REQUIRED: Final = {
 
 def encode_record(record: AnyRecord | NodeStart | OpenSpan) -> bytes:
     """Give the record as one JSON object; the content in it stays the JSON text that it is."""
-    kind = type(record)
-    beginning = _BEGINNINGS.get(kind)
-    if beginning is not None:
-        values = record.__dict__
-        try:
-            if kind is WorkflowRunRecord and values.get("config_text"):
-                values = {**values, "config_text": _encoded(values["config_text"])}
-            return beginning + orjson.dumps(values)[1:]
-        except TypeError:  # half a surrogate pair, which is no UTF-8, or a number that no database holds
-            return beginning + orjson.dumps({name: _clean(value) for name, value in record.__dict__.items()})[1:]
     if isinstance(record, NodeStart):
         try:
             return orjson.dumps({"started": "node", "span": record.span, "attributes": record.attributes})
         except TypeError:
-            return encode_record(started_node(*record))
+            return encode_record(started_node(record))
+    beginning = _BEGINNINGS.get(type(record))
+    if beginning is not None:
+        values = record.__dict__
+        try:
+            if "config_text" in values:
+                values = {**values, "config_text": _encoded(values["config_text"])}
+            return orjson.dumps(values).replace(b"{", beginning, 1)
+        except TypeError:  # half a surrogate pair, which is no UTF-8, or a number that no database holds
+            cleaned = {name: _clean(value) for name, value in record.__dict__.items()}
+            return orjson.dumps(cleaned).replace(b"{", beginning, 1)
     if isinstance(record, OpenSpan):
         what, run_id, span_id, trace_id = record
         return orjson.dumps({"open": what, "run_id": run_id, "span_id": span_id, "trace_id": trace_id})
@@ -109,7 +109,7 @@ def decode_record(data: bytes) -> AnyRecord | OpenSpan:
         if "open" in values:
             return OpenSpan(values["open"], values.get("run_id", ""), values["span_id"], values["trace_id"])
         if "started" in values:
-            values = {"record": "node", **started_node(values["span"], values["attributes"]).__dict__}
+            values = {"record": "node", **started_node(NodeStart(values["span"], values["attributes"])).__dict__}
         kind = _KINDS[values.pop("record")]
         if not values.keys() >= _REQUIRED[kind]:
             raise ValueError(f"no record: it lacks {sorted(_REQUIRED[kind] - values.keys())}")
