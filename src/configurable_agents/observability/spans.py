@@ -41,6 +41,7 @@ became of it is said at its end, and no earlier."""
 _UNSET, _OK, _ERROR = StatusCode.UNSET.name, StatusCode.OK.name, StatusCode.ERROR.name
 _INTERNAL: Final = SpanKind.INTERNAL
 _SETTABLE: Final = (StatusCode.OK, StatusCode.ERROR)
+_new_span_id: Final = IDS.generate_span_id
 
 
 class SpanRoute(Protocol):
@@ -99,8 +100,6 @@ class RunSpan(RecordedSpan, ReadableSpan):
     _links: Sequence[Link] = ()
     _attributes: dict[str, Any]
     _known_context: SpanContext | None = None
-    is_plain = True
-    """Whether it has no events and no links, as most."""
 
     def __init__(
         self,
@@ -121,6 +120,8 @@ class RunSpan(RecordedSpan, ReadableSpan):
         self._attributes = self.known_attributes = attributes
         self.operation = attributes.get(semconv.GEN_AI_OPERATION_NAME)
         """What kind of span it is, for good."""
+        self.is_plain = True
+        """Whether it has no events and no links, as most."""
 
     # A ReadableSpan has these in attributes; here they stand in `fields`, as the record has them.
 
@@ -172,7 +173,7 @@ class RunSpan(RecordedSpan, ReadableSpan):
         trace, now = self._trace, time.time_ns()
         fields = {
             "trace_id": trace.trace_id,
-            "span_id": IDS.generate_span_id(now),
+            "span_id": _new_span_id(now),
             "parent_span_id": self.fields["span_id"],
             "name": name,
             "start_time_unix_nano": now,
