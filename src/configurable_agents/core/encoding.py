@@ -168,8 +168,9 @@ def _has_odd_float(value: Any) -> bool:
 
 def copy_plain(value: Any) -> Any:
     """Copy the lists and dicts of a JSON-like value, so that whoever gets it cannot change the state."""
-    if type(value) is dict:
+    kind = type(value)
+    if kind is dict:
         return {key: copy_plain(item) for key, item in value.items()}
-    if type(value) is list:
+    if kind is list:
         return [copy_plain(item) for item in value]
     return value

@@ -27,7 +27,7 @@ _IDLE_SECONDS: Final = 5.0
 def is_async(call: Callable[..., Any]) -> bool:
     """Tell whether a callable runs on the loop: an `async def` does, or an object whose `__call__` is one."""
     if type(call) is FunctionType and not call.__dict__:  # nothing marks it as what it is not, as mostly
-        return bool(call.__code__.co_flags & CO_COROUTINE)
+        return call.__code__.co_flags & CO_COROUTINE != 0
     looked_at = [call] if isinstance(call, FunctionType) else [call, getattr(call, "__call__", None)]  # noqa: B004 - its kind is asked, not whether it is there
     return any(map(inspect.iscoroutinefunction, looked_at))
 

@@ -54,13 +54,18 @@ class CompiledNode:
         Raises:
             TemplateError: A path leads nowhere.
         """
+        values: dict[str, Any] = {}
         if self.fields is not None and item is None:
             try:
-                return {name: copy_plain(state[source]) for name, source in self.fields.items()}
+                for name, field_name in self.fields.items():
+                    values[name] = copy_plain(state[field_name])
+                return values
             except KeyError:
                 pass  # what is missing is said below
         scope = Scope(state, item.locals if item else {})
-        return {name: copy_plain(resolve_value(source, scope)) for name, source in self.inputs.items()}
+        for name, source in self.inputs.items():
+            values[name] = copy_plain(resolve_value(source, scope))
+        return values
 
     def checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Coerce output values to their types.
