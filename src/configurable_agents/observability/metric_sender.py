@@ -48,7 +48,7 @@ class MetricSender:
         self._destination = destination
         # Here, not on the thread: the SDK makes a resource with a pool of threads, and there is none in a program that ends.
         environ = environment()
-        self._resource = current_resource(host_provider(), environ, with_instance=True)
+        self._resource = current_resource(host_provider(environ), environ, with_instance=True)
         self._lock = threading.Lock()
         self._instruments: Instruments | None = None
         self._early: list[Measurement] | None = []

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import orjson
 from opentelemetry import trace
+from opentelemetry.environment_variables import OTEL_PYTHON_TRACER_PROVIDER
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.version import __version__ as sdk_version
@@ -39,8 +40,11 @@ def shared(resource: Resource) -> SharedResource:
     return SharedResource(resource.attributes, resource.schema_url)
 
 
-def host_provider() -> TracerProvider | None:
+def host_provider(environ: Mapping[str, str]) -> TracerProvider | None:
     """Give the SDK's tracer provider that the program has set up; None where it has none, or none of the SDK's."""
+    # Where there is none the API looks into `os.environ`, which takes long. The attribute is its own, and not trusted to be there.
+    if getattr(trace, "_TRACER_PROVIDER", trace) is None and OTEL_PYTHON_TRACER_PROVIDER not in environ:
+        return None
     try:
         provider = trace.get_tracer_provider()
     except Exception:  # noqa: BLE001 - `OTEL_PYTHON_TRACER_PROVIDER` names none that can be loaded; the API has logged it

@@ -71,7 +71,7 @@ def open_telemetry(
         store: Keeps the whole spans, and takes the marks of what was delivered.
         ship_to_host: Whether spans and metrics may go to the SDK's providers that the host has set up.
     """
-    host = host_provider()
+    host = host_provider(environ)
     resource, sampler = current_resource(host, environ), sampler_of(host, environ)
     said = resource_text(resource)
     if sampler is None:
