@@ -65,7 +65,7 @@ def key_values(workflow: Workflow, config: RuntimeConfig, environ: Mapping[str, 
     """Give the keys that the models of a workflow may have been given, so that they can be hidden in what is kept."""
     llms = (config.llm, *(node.llm for node in workflow.model_nodes.values()))
     named = [llm.api_key_env for llm in llms if llm is not None and llm.api_key_env is not None]
-    return frozenset([environ[name] for name in KEY_VARIABLES.union(named) if name in environ])
+    return frozenset(filter(None, map(environ.get, KEY_VARIABLES.union(named))))
 
 
 def _opened(node_id: str, llm: LLMConfig, *, environ: Mapping[str, str], trust: bool) -> ChatModel:

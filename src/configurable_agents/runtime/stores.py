@@ -116,11 +116,13 @@ def open_store(choice: StoreChoice, config: StorageConfig | None, environ: Mappi
     Raises:
         StorageError: It cannot be opened or written and the file says `required: true`.
     """
+    if choice is False:
+        return None
     explicit = choice if isinstance(choice, str | Path) else None
     if explicit is None:
         if isinstance(choice, StorageBackend):
             return _STORES.of(choice)
-        if choice is False or (config is not None and not config.enabled):
+        if config is not None and not config.enabled:
             return None
     required = config is not None and config.required
     try:
