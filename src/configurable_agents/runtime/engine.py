@@ -90,7 +90,7 @@ class Engine:
         """
         try:
             self._enter(state)
-            del state  # the first node has a copy of it
+            del state  # the first node has it
             waiting, running, inline = self._waiting, self._running, self._inline
             while waiting or running:
                 if inline is not None and inline.is_wanted:
@@ -118,7 +118,7 @@ class Engine:
 
     def _enter(self, state: Mapping[str, Any]) -> None:
         decision = decide(self._plan, START, state, {})
-        start = {**state, **decision.emptied}
+        start = {**state, **decision.emptied} if decision.emptied else state
         self._arrive(move(self._plan, Token(START, -1, start), decision, state=start, heads=()))
 
     def _arrive(self, tokens: Sequence[Token]) -> None:

@@ -145,8 +145,10 @@ class _Run:
     def _body(self, executor: NodeExecutor, inline: Interruption | None) -> Coroutine[Any, Any, Final]:
         engine = Engine(self._workflow.plan, self._workflow.nodes, executor, inline=inline)
         # In the order of the fields, whether given or not: it is the order in which people see them.
-        in_order = dict.fromkeys(self._workflow.inputs.fields)
-        final = engine.run({**in_order, **self._ready.defaults, **self._ready.given})
+        state: dict[str, Any] = dict.fromkeys(self._workflow.inputs.fields)
+        state |= self._ready.defaults
+        state |= self._ready.given
+        final = engine.run(state)
         seconds = self._ready.timeout_seconds
         if seconds is None:
             return final
@@ -163,7 +165,8 @@ class _Run:
         )
 
     def _attributes(self) -> dict[str, AttributeValue]:
-        attributes = {**self._workflow.attributes, semconv.RUN_ID: self._run_id}
+        attributes = self._workflow.attributes.copy()
+        attributes[semconv.RUN_ID] = self._run_id
         if self._telemetry.resource is not None:
             attributes[semconv.RESOURCE] = self._telemetry.resource
         if self._captures:

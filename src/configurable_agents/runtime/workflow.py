@@ -47,7 +47,7 @@ class Workflow:
         return f"invoke_workflow {self.name}"
 
     @Once
-    def attributes(self) -> Mapping[str, AttributeValue]:
+    def attributes(self) -> dict[str, AttributeValue]:
         """What each run's span has from the start."""
         attributes: dict[str, AttributeValue] = {
             semconv.GEN_AI_OPERATION_NAME: Operation.INVOKE_WORKFLOW.value,
