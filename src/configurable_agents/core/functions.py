@@ -18,7 +18,7 @@ from configurable_agents.errors import OutputError
 
 _PLAIN: Final = frozenset({bool, dict, float, int, list, NoneType, str, tuple})
 """What nobody awaits: looking at it more closely takes longer than a short function."""
-_VALUES: Final = _PLAIN - {dict}
+VALUES: Final = _PLAIN - {dict}
 """What cannot hold outputs by name."""
 _IDLE_SECONDS: Final = 5.0
 """An idle thread ends after this, so that a quiet program keeps none."""
@@ -157,8 +157,6 @@ def named_outputs(result: Any, outputs: tuple[str, ...]) -> dict[str, Any]:
 
     One output takes the value itself, or a mapping with just that name; several take a mapping with all the names.
     """
-    if len(outputs) == 1 and type(result) in _VALUES:
-        return {outputs[0]: result}
     if not outputs:
         return {}
     value = result.model_dump() if hasattr(result, "model_dump") else result

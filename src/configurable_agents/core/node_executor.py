@@ -14,7 +14,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.util.types import AttributeValue
 
 from configurable_agents import semconv
-from configurable_agents.core.functions import FunctionPool, awaited, call_inline, is_async, is_awaited, named_outputs
+from configurable_agents.core.functions import FunctionPool, awaited, call_inline, is_async, is_awaited
 from configurable_agents.core.graph import Decision, Plan, Token, decide
 from configurable_agents.core.meter import Meter
 from configurable_agents.core.model_call import ModelCaller, ProviderError
@@ -260,7 +260,7 @@ class NodeExecutor:
             result = await self._pool.run(partial(call, **inputs))
         if is_awaited(result):
             result = await (result if is_in_a_loop() else awaited(result))
-        return node.checked(named_outputs(result, node.output_names))
+        return node.written(result)
 
     async def _ask(self, visit: Visit) -> dict[str, Any]:
         node = visit.node

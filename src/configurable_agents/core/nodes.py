@@ -14,6 +14,7 @@ from configurable_agents.config.schema import FunctionNode, ModelNode, NodeConfi
 from configurable_agents.config.templates import STATE, Template, TemplateValue, parse_template, parse_value
 from configurable_agents.config.types import ValueType
 from configurable_agents.core.encoding import copy_plain
+from configurable_agents.core.functions import VALUES, named_outputs
 from configurable_agents.core.templates import Scope, resolve_value
 from configurable_agents.errors import OutputError
 from configurable_agents.semconv import Operation
@@ -42,6 +43,8 @@ class CompiledNode:
     is_called_once: bool
     """Whether it is a function without retries and time-out."""
     output_names: tuple[str, ...]
+    only_output: tuple[str, ValueType] | None = field(repr=False)
+    """Its output, where it has just one."""
     function: str
     """The name of its callable; empty for a model."""
     timeout: float | None
@@ -66,6 +69,20 @@ class CompiledNode:
         for name, source in self.inputs.items():
             values[name] = copy_plain(resolve_value(source, scope))
         return values
+
+    def written(self, result: Any) -> dict[str, Any]:
+        """Sort what a function gave back by output name (`named_outputs`), and coerce it to the outputs' types.
+
+        Raises:
+            OutputError: It does not have the names, or a value does not fit; all that do not fit are named.
+        """
+        if self.only_output is not None and type(result) in VALUES:
+            name, value_type = self.only_output
+            try:
+                return {name: value_type.validate(result)}
+            except ValueError:
+                pass  # what does not fit is said below
+        return self.checked(named_outputs(result, self.output_names))
 
     def checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Coerce output values to their types.
@@ -94,6 +111,7 @@ def _compiled(node: NodeConfig, config: WorkflowConfig) -> CompiledNode:
     if model is None and not isinstance(node, FunctionNode):
         raise TypeError(f"a node of type {type(node).__name__} passed the validator")  # it refuses what we do not run
     inputs = {name: parse_value(value) for name, value in node.inputs.items()}
+    outputs = output_types(node, config)
     return CompiledNode(
         id=node.id,
         kind="model" if model else "function",
@@ -102,8 +120,9 @@ def _compiled(node: NodeConfig, config: WorkflowConfig) -> CompiledNode:
         inputs=inputs,
         prompt=parse_template(model.prompt) if model else None,
         system=parse_template(model.system) if model and model.system else None,
-        outputs=output_types(node, config),
+        outputs=outputs,
         output_names=tuple(node.outputs),
+        only_output=next(iter(outputs.items())) if len(outputs) == len(node.outputs) == 1 else None,
         answer_schema=answer_schema(node, config) if model else None,
         attributes={
             semconv.RUN_ID: "",
