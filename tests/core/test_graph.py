@@ -97,10 +97,10 @@ def test_a_join_that_leads_to_another_goes_before_it() -> None:
 def test_a_fork_gives_each_branch_its_path_and_its_edge() -> None:
     plan = plan_of("a b c d", DIAMOND)
     start = token("a")
-    branches = move(plan, start, decide(plan, "a", {"n": 0}, {}), state=start.state, heads=(1,))
+    branches = move(plan, start, decide(plan, "a", {"n": 0}, {}), start.state, (1,))
     assert [(t.at, t.edge, t.path) for t in branches] == [("b", 1, (0,)), ("c", 1, (1,))]
     assert branches[0].fork is branches[1].fork is not None
-    (only,) = move(plan, branches[0], decide(plan, "b", {"n": 0}, {}), state=start.state, heads=(2,))
+    (only,) = move(plan, branches[0], decide(plan, "b", {"n": 0}, {}), start.state, (2,))
     assert (only.at, only.edge, only.path, only.fork) == ("d", 2, (0,), branches[0].fork)
 
 

@@ -119,7 +119,7 @@ class Token:
     at: str
     edge: int
     """The edge it came by."""
-    state: Mapping[str, Any]
+    state: dict[str, Any]
     heads: tuple[int, ...] = ()
     """Seqs of the node executions whose states together are this one."""
     fork: Fork | None = None
@@ -186,7 +186,6 @@ def decide(plan: Plan, source: str, state: Mapping[str, Any], loops: Mapping[int
         MapError: The items are no list.
     """
     decision = _chosen(plan.exits[source], state, loops)
-    emptied: dict[str, Any] = {}
     while (map_ := decision.items) is not None:
         items = state.get(map_.items_field)
         if not isinstance(items, list):
@@ -194,10 +193,10 @@ def decide(plan: Plan, source: str, state: Mapping[str, Any], loops: Mapping[int
             raise MapError(f"the map over {map_.items_field!r} needs a list; it holds {found}")
         if items:
             break
-        emptied[map_.collect_field] = []
+        emptied = {**decision.emptied, map_.collect_field: []}
         state = {**state, **emptied}
-        decision = _chosen(plan.exits[map_.target_node], state, decision.loops)
-    return replace(decision, emptied=emptied) if emptied else decision
+        decision = replace(_chosen(plan.exits[map_.target_node], state, decision.loops), emptied=emptied)
+    return decision
 
 
 def _chosen(way: Exit, state: Mapping[str, Any], loops: Mapping[int, int]) -> Decision:
@@ -216,9 +215,7 @@ def _chosen(way: Exit, state: Mapping[str, Any], loops: Mapping[int, int]) -> De
     return Decision((way.restart,), {**loops, way.edge: count})
 
 
-def move(
-    plan: Plan, token: Token, decision: Decision, *, state: Mapping[str, Any], heads: tuple[int, ...]
-) -> list[Token]:
+def move(plan: Plan, token: Token, decision: Decision, state: dict[str, Any], heads: tuple[int, ...]) -> list[Token]:
     """Move a token on with the state that it has now: one new token for each target."""
     targets, loops, items = decision.targets, decision.loops, decision.items
     if len(targets) == 1:

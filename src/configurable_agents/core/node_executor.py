@@ -66,7 +66,7 @@ class Visit:
 
     writes: Mapping[str, Any] = field(init=False, repr=False)
     """What it wrote; unset if it failed, as `after`."""
-    after: Mapping[str, Any] = field(init=False, repr=False)
+    after: dict[str, Any] = field(init=False, repr=False)
     """The state with what it wrote; unset for an item of a map."""
     decision: Decision | None = field(default=None, init=False, repr=False)
     """Where the run goes on; None for an item of a map, and after an error."""
@@ -194,7 +194,7 @@ class NodeExecutor:
 
     def _decide(self, visit: Visit, writes: dict[str, Any]) -> None:
         token, plan = visit.token, self._plan
-        visit.after = state = dict(token.state)
+        visit.after = state = token.state.copy()
         apply(state, writes, plan.reducers)
         try:
             visit.decision = decision = decide(plan, token.at, state, token.loops)

@@ -82,7 +82,7 @@ class Engine:
     def _slots(self) -> asyncio.Semaphore:
         return asyncio.Semaphore(self._limits.max_concurrency)  # made when something runs beside something else
 
-    async def run(self, state: Mapping[str, Any]) -> Final:
+    async def run(self, state: dict[str, Any]) -> Final:
         """Run to the end.
 
         Raises:
@@ -92,6 +92,7 @@ class Engine:
             self._enter(state)
             del state  # the first node has it
             waiting, running, inline = self._waiting, self._running, self._inline
+            alone = inline is not None
             while waiting or running:
                 if inline is not None and inline.is_wanted:
                     raise asyncio.CancelledError
@@ -103,7 +104,7 @@ class Engine:
                 else:
                     # One token and nothing else live: it waits for nobody, and needs no task, no slot and no carrying of
                     # errors. Nor a coroutine of its own, of which a thousand runs at once have a thousand.
-                    visit = self._visit(token, None, inline is not None)
+                    visit = self._visit(token, None, alone)
                     await self._executor.execute(visit)
                     self._arrive(self._moved(visit))
                     del visit  # with the state that it saw
@@ -116,10 +117,10 @@ class Engine:
             raise RunError(error) from error
         return self._result()
 
-    def _enter(self, state: Mapping[str, Any]) -> None:
+    def _enter(self, state: dict[str, Any]) -> None:
         decision = decide(self._plan, START, state, {})
         start = {**state, **decision.emptied} if decision.emptied else state
-        self._arrive(move(self._plan, Token(START, -1, start), decision, state=start, heads=()))
+        self._arrive(move(self._plan, Token(START, -1, start), decision, start, ()))
 
     def _arrive(self, tokens: Sequence[Token]) -> None:
         for token in tokens:
@@ -157,7 +158,7 @@ class Engine:
             raise _failure(visit)
         if self._running or self._waiting or self._ended:
             self._note(visit)
-        return move(self._plan, visit.token, visit.decision, state=visit.after, heads=(visit.seq,))
+        return move(self._plan, visit.token, visit.decision, visit.after, (visit.seq,))
 
     async def _in_turn(self, visit: Visit) -> None:
         """Execute a visit when there is a slot for it; its latency begins then."""
@@ -195,14 +196,14 @@ class Engine:
         if self._running or self._waiting or self._ended:
             for visit in visits:
                 self._note(visit)
-        state = dict(token.state)
+        state = token.state.copy()
         state[parallel.collect_field] = [visit.writes[parallel.collect_field] for visit in visits]
         try:
             decision = decide(self._plan, token.at, state, token.loops)
         except Exception as error:
             raise RunError(error) from error
         heads = tuple(visit.seq for visit in visits)
-        return move(self._plan, token, decision, state={**state, **decision.emptied}, heads=heads)
+        return move(self._plan, token, decision, {**state, **decision.emptied}, heads)
 
     async def _all_items(self, visits: Sequence[Visit], width: int) -> None:
         """Execute visits, `width` at once; after the first failure the rest is recorded as cancelled."""
@@ -259,7 +260,7 @@ class Engine:
             loops=_most_of_each([token.loops for token in arrival.tokens]),
         )
 
-    def _fold(self, tokens: Sequence[Token]) -> tuple[Mapping[str, Any], tuple[int, ...]]:
+    def _fold(self, tokens: Sequence[Token]) -> tuple[dict[str, Any], tuple[int, ...]]:
         heads = tuple(dict.fromkeys(seq for token in tokens for seq in token.heads))
         fork = common_fork(tokens)
         if fork is None:
