@@ -29,7 +29,7 @@ DIAMOND: list[Any] = [
 
 
 def token(at: str, edge: int = 0, path: tuple[int, ...] = ()) -> Token:
-    return Token(at, edge, {"n": 0}, path=path)
+    return Token(at, edge, {"n": 0}, {}, path=path)
 
 
 def going(plan: Plan, waiting: Sequence[Token], running: Sequence[str] = ()) -> list[tuple[str, list[tuple[int, ...]]]]:

@@ -120,13 +120,13 @@ class Token:
     edge: int
     """The edge it came by."""
     state: dict[str, Any]
+    loops: Mapping[int, int]
+    """For each loop it is in, by the index of its edge: executions of the loop's source so far."""
     heads: tuple[int, ...] = ()
     """Seqs of the node executions whose states together are this one."""
     fork: Fork | None = None
     path: tuple[int, ...] = ()
     """Which branch of each fork it is in: an order among tokens that no clock decides."""
-    loops: Mapping[int, int] = field(default_factory=dict)
-    """For each loop it is in, by the index of its edge: executions of the loop's source so far."""
     items: Parallel | None = None
     """Set where the token came by a map's edge: the node runs once for each item."""
 
@@ -217,11 +217,11 @@ def _chosen(way: Exit, state: Mapping[str, Any], loops: Mapping[int, int]) -> De
 
 def move(plan: Plan, token: Token, decision: Decision, state: dict[str, Any], heads: tuple[int, ...]) -> list[Token]:
     """Move a token on with the state that it has now: one new token for each target."""
-    targets, loops, items = decision.targets, decision.loops, decision.items
+    targets, loops = decision.targets, decision.loops
     if len(targets) == 1:
         to = targets[0]
         loops = loops and _inside(plan, to.node, loops)
-        return [Token(to.node, to.edge, state, heads, token.fork, token.path, loops, items)]
+        return [Token(to.node, to.edge, state, loops, heads, token.fork, token.path, decision.items)]
     fork = Fork(token.fork, state, heads)
     return [
         Token(
@@ -232,7 +232,7 @@ def move(plan: Plan, token: Token, decision: Decision, state: dict[str, Any], he
             fork=fork,
             path=(*token.path, number),
             loops=_inside(plan, target.node, loops),
-            items=items,
+            items=decision.items,
         )
         for number, target in enumerate(targets)
     ]

@@ -120,7 +120,7 @@ class Engine:
     def _enter(self, state: dict[str, Any]) -> None:
         decision = decide(self._plan, START, state, {})
         start = {**state, **decision.emptied} if decision.emptied else state
-        self._arrive(move(self._plan, Token(START, -1, start), decision, start, ()))
+        self._arrive(move(self._plan, Token(START, -1, start, {}), decision, start, ()))
 
     def _arrive(self, tokens: Sequence[Token]) -> None:
         for token in tokens:
@@ -173,15 +173,16 @@ class Engine:
             self._slots.release()
 
     def _visit(self, token: Token, item: Item | None, alone: bool) -> Visit:
-        if self._seq >= self._most_visits:
+        seq = self._seq + 1
+        if seq > self._most_visits:
             raise RunError(
                 ExecutionLimitError(
                     f"the run was stopped before node {token.at!r}: it reached max_node_executions ({self._most_visits});"
                     " a route that goes back may never leave, or the limit in config.execution is too low"
                 )
             )
-        self._seq += 1
-        return Visit(self._nodes[token.at], self._seq, token, item, alone)
+        self._seq = seq
+        return Visit(self._nodes[token.at], seq, token, item, alone)
 
     def _note(self, visit: Visit) -> None:
         index = None if visit.item is None else visit.item.index
