@@ -18,7 +18,7 @@ from _documents import Snippet, anchors, links, name_of, pages, snippets
 from _source import PACKAGE, ROOT, SOURCE, Import, all_imports, imports_of, is_in, layers_importing, names_used
 from _timing import in_one_of_a_few_tries, timely
 
-LEAVES = {"errors", "semconv", "deltas", "environ", "once", "spans", "_version"}
+LEAVES = {"errors", "semconv", "deltas", "environ", "logs", "once", "spans", "_version"}
 """Modules at the root that anybody may use, and that use at most each other."""
 
 MAY_USE: dict[str, set[str]] = {
@@ -166,6 +166,17 @@ def test_only_the_command_line_prints_exits_or_reads_the_arguments() -> None:
         if name in loud
     ]
     assert wrong == []
+
+
+def test_what_logs_never_raises_what_a_host_has_put_into_the_log() -> None:
+    """A module's own logger is that of `logs`; the other two look at those of others."""
+    homes = {
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        for _, name in names_used(path.read_text(encoding="utf-8"))
+        if name == "logging.getLogger"
+    }
+    assert homes == {"logs.py", "cli/log.py", "observability/exporter_log.py"}
 
 
 def test_an_import_inside_a_function_or_by_name_is_seen() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from configurable_agents.errors import ConfigError, InputError, Problem
+from configurable_agents.logs import logger_of
 from configurable_agents.observability.loading import LOADING
 from configurable_agents.observability.receipts import checking_session, signs_on
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from configurable_agents.config.schema import OtlpConfig
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 Protocol = Literal["grpc", "http/protobuf"]
 Headers = tuple[tuple[str, str], ...]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
+from configurable_agents.logs import logger_of
 from configurable_agents.storage.lifetime import exit_began
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 EXIT_VARIABLE: Final = "CONFIGURABLE_AGENTS_OTLP_EXIT_SECONDS"
 EXIT_SECONDS: Final = 0.3

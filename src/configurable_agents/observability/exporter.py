@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from configurable_agents.logs import logger_of
 from configurable_agents.observability.kept import is_kept
 from configurable_agents.observability.records import to_record
 from configurable_agents.storage.base import StorageBackend
@@ -17,7 +17,7 @@ from configurable_agents.storage.factory import locate, open_writer, store_targe
 from configurable_agents.storage.records import DeliveryRecord, NodeStart, Record, RunId
 from configurable_agents.storage.writer import Writer
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class StoreSpanExporter(SpanExporter):

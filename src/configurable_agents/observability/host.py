@@ -8,7 +8,6 @@ kind and times, the attributes that may leave, and what is the host's.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -20,12 +19,13 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcesso
 from opentelemetry.trace import Link, NonRecordingSpan, NoOpTracer
 from opentelemetry.util.types import AttributeValue
 
+from configurable_agents.logs import logger_of
 from configurable_agents.observability.content import ShippedSpan, ShipRules, shippable, shippable_attributes
 from configurable_agents.observability.kept import kept_scope
 from configurable_agents.observability.spans import SpanRoute
 from configurable_agents.semconv import SCOPE_NAME
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 _MISSING: Final = (
     "this OpenTelemetry SDK does not tell %s: spans of runs do not reach the program's own exporters; "

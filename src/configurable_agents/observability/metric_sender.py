@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry import context as otel_context
 
 from configurable_agents.environ import environment
+from configurable_agents.logs import logger_of
 from configurable_agents.observability.exporter_log import exporter_log, shortened
 from configurable_agents.observability.loading import LOADING
 from configurable_agents.observability.measurements import Measurement
@@ -21,7 +21,7 @@ from configurable_agents.observability.resource import current_resource, host_pr
 if TYPE_CHECKING:
     from configurable_agents.observability.metric_sdk import ExportingReader, Instruments
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 EARLY_MEASUREMENTS: Final = 10_000
 """How many measurements wait for the SDK to load (a few tenths of a second); afterwards none waits, they are summed up."""

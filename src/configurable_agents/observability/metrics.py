@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import re
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry.sdk.trace import ReadableSpan
 
 from configurable_agents import semconv
+from configurable_agents.logs import logger_of
 from configurable_agents.observability.exits import EXITS
 from configurable_agents.observability.measurements import Measurement, measurements
 from configurable_agents.observability.metric_sender import MetricDestination, MetricSender
@@ -22,7 +22,7 @@ from configurable_agents.semconv import Operation
 if TYPE_CHECKING:
     from configurable_agents.observability.metric_sdk import Instruments
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 _ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _METRICS_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"

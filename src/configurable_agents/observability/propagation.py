@@ -7,7 +7,6 @@ Carriers": `TRACEPARENT` and `TRACESTATE` hold what the HTTP headers `traceparen
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from collections.abc import Mapping
 from typing import Final
@@ -19,8 +18,9 @@ from opentelemetry.trace import Span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from configurable_agents.errors import InputError
+from configurable_agents.logs import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 TRACEPARENT: Final = "TRACEPARENT"
 TRACESTATE: Final = "TRACESTATE"

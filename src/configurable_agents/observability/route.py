@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Final
 
+from configurable_agents.logs import logger_of
 from configurable_agents.observability.exporter import StoreSpanExporter
 from configurable_agents.observability.records import run_record
 from configurable_agents.observability.spans import RunSpan, SpanRoute
 from configurable_agents.semconv import Operation
 from configurable_agents.storage.records import NodeStart, Record
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 _NODE: Final = Operation.EXECUTE_NODE.value
 _RUN: Final = Operation.INVOKE_WORKFLOW.value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -14,9 +13,10 @@ from opentelemetry.sdk.trace.sampling import _get_from_env_or_default as sampler
 from opentelemetry.trace import SpanContext, SpanKind, TraceState
 from opentelemetry.util.types import AttributeValue
 
+from configurable_agents.logs import logger_of
 from configurable_agents.observability.spans import plain
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class Sampling(NamedTuple):

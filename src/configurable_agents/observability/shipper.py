@@ -6,7 +6,6 @@ What is not delivered is counted and told of; the store has it, and can ship it 
 from __future__ import annotations
 
 import contextlib
-import logging
 import shlex
 import threading
 import time
@@ -20,11 +19,12 @@ from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from configurable_agents.logs import logger_of
 from configurable_agents.observability.content import MAX_REQUEST_BYTES, ShippedSpan
 from configurable_agents.observability.destinations import OTLP, Destination, load_exporter, open_exporter
 from configurable_agents.observability.exporter_log import exporter_log, reason_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 QUEUE_BYTES: Final = 8 * 1024 * 1024
 """What waits beyond is not shipped; the store has it."""

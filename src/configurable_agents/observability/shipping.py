@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
 from configurable_agents import semconv
+from configurable_agents.logs import logger_of
 from configurable_agents.observability.content import ShipRules, shippable
 from configurable_agents.observability.destinations import Destination
 from configurable_agents.observability.exits import EXITS
@@ -22,7 +22,7 @@ from configurable_agents.observability.shipper import Delivery, Shipper
 from configurable_agents.semconv import Operation
 from configurable_agents.storage.records import RunId
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class Shippers:

@@ -6,7 +6,6 @@ attributes; ours a third of that. A run has one for each node, so that this is w
 
 from __future__ import annotations
 
-import logging
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,10 +22,11 @@ from opentelemetry.util.types import Attributes, AttributeValue
 
 from configurable_agents import semconv
 from configurable_agents._version import __version__
+from configurable_agents.logs import logger_of
 from configurable_agents.observability.ids import IDS
 from configurable_agents.spans import RecordedSpan
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, __version__)
 PARENT_IS_REMOTE: Final = 0x200

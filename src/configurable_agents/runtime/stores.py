@@ -5,7 +5,6 @@ This is the one place where the package holds state between runs.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -15,13 +14,14 @@ from pathlib import Path
 
 from configurable_agents.config.schema import StorageConfig
 from configurable_agents.errors import StorageError
+from configurable_agents.logs import logger_of
 from configurable_agents.observability.exporter import StoreSpanExporter
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.factory import locate, open_writer, store_target
 from configurable_agents.storage.targets import shown
 from configurable_agents.storage.writer import Writer
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 _FILE_SECONDS = 5.0
 _SERVER_SECONDS = 1.0

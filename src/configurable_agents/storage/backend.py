@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from configurable_agents.errors import StorageError
+from configurable_agents.logs import logger_of
 from configurable_agents.semconv import Status
 from configurable_agents.storage import interruptions, leases, statements, usage
 from configurable_agents.storage.base import StorageBackend
@@ -31,7 +31,7 @@ from configurable_agents.storage.repositories import (
     with_hash,
 )
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 _Read = TypeVar("_Read")
 

@@ -5,7 +5,6 @@ Nothing here locks: the writer does, around each call that is not about a group 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Final
 
+from configurable_agents.logs import logger_of
 from configurable_agents.semconv import Status
 from configurable_agents.storage.attributes import started_node
 from configurable_agents.storage.codec import LINE_BREAK, OpenSpan, decode_record, join, offset_of, split
@@ -28,7 +28,7 @@ from configurable_agents.storage.records import (
 )
 from configurable_agents.storage.starts import NODE, RUN, Start, Starts
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 MEMORY_BYTES: Final = 8 * 1024 * 1024
 """Records that wait are kept in memory up to here, and read back from the journal beyond."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from configurable_agents.errors import StorageError
+from configurable_agents.logs import logger_of
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.loading import load
 from configurable_agents.storage.recovery import segments
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["create_storage_backend", "locate", "open_for_reading", "open_writer", "store_target"]
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 BUSY_TIMEOUT_SECONDS: Final = 0.2
 """How long a write waits for another writer before it is a `StorageError`; whoever writes tries again later."""

@@ -6,7 +6,6 @@ doing it at once, changes nothing.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from configurable_agents.errors import StorageError
+from configurable_agents.logs import logger_of
 from configurable_agents.semconv import Status
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import OpenSpan, decode_record, encode_record, split
@@ -28,7 +28,7 @@ from configurable_agents.storage.journal import (
 from configurable_agents.storage.locks import lock_exclusively, unlink_and_close
 from configurable_agents.storage.records import AnyRecord, DeliveryRecord, SpanKey, SpanRecord, WorkflowRunRecord
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 BATCH: Final = 256
 """Records in one transaction: beyond 64 a bigger one is hardly cheaper, and others wait for it."""

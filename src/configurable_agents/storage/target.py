@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from configurable_agents.errors import StorageError
+from configurable_agents.logs import logger_of
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.records import AnyRecord, Record, SpanKey
 from configurable_agents.storage.recovery import quarantine, write_or_isolate
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 TEND_BYTES: Final = 16 * 1024 * 1024
 """When SQLite's log has grown by about so much, the store is tended. Runs that end just then wait: some 10 ms for so much, a

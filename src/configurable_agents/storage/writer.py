@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from configurable_agents.logs import logger_of
 from configurable_agents.storage.backlog import Backlog, Group, run_of
 from configurable_agents.storage.base import StorageBackend
 from configurable_agents.storage.codec import encode_record
@@ -26,7 +27,7 @@ from configurable_agents.storage.lifetime import live_with_the_process
 from configurable_agents.storage.records import AnyRecord, NodeStart, Record
 from configurable_agents.storage.target import TEND_BYTES, Target, write_or_quarantine
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 ENOUGH_RECORDS: Final = 256
 """A group that is so big waits for no others: rows are hardly cheaper in a bigger one."""
