@@ -18,7 +18,7 @@ from _documents import Snippet, anchors, links, name_of, pages, snippets
 from _source import PACKAGE, ROOT, SOURCE, Import, all_imports, imports_of, is_in, layers_importing, names_used
 from _timing import in_one_of_a_few_tries, timely
 
-LEAVES = {"errors", "semconv", "deltas", "environ", "logs", "once", "spans", "_version"}
+LEAVES = {"errors", "semconv", "deltas", "environ", "forks", "logs", "once", "spans", "_version"}
 """Modules at the root that anybody may use, and that use at most each other."""
 
 MAY_USE: dict[str, set[str]] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from _runs import run_program
+from _timing import in_one_of_a_few_tries, timely
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
@@ -73,3 +74,167 @@ thread.join()
 def test_a_child_can_check_values_whatever_the_parents_threads_did_at_the_fork(tmp_path: Path) -> None:
     """A type's checker is made when it is first used, perhaps in another thread just then."""
     assert run_program(FORK_WHILE_A_CHECKER_IS_MADE) == (0, "{0}\n", "")
+
+
+INTERRUPTED = """
+import functools, os, signal, sys, threading
+torn = []
+sys.unraisablehook = lambda report: torn.append(report.exc_type.__name__)
+from configurable_agents.forks import begin_anew_in_children, hold_in_forks
+
+lock, begun, now = threading.RLock(), [], sys.argv[1]
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+interrupt = functools.partial(signal.raise_signal, signal.SIGALRM)
+# The signal comes in the second one, which hears none: it is heard as the code that comes next is entered.
+interrupt_soon = functools.partial(signal.setitimer, signal.ITIMER_REAL, 0.001), functools.partial(sum, range(1_000_000))
+
+def held():
+    if now == "before it is held":
+        interrupt()
+    with lock:
+        if now == "while it is held":
+            interrupt()
+        yield
+
+if now == "after the fork":
+    for hook in reversed(interrupt_soon):
+        os.register_at_fork(before=hook)
+hold_in_forks(held)
+if now == "in the child":
+    for hook in interrupt_soon:
+        os.register_at_fork(after_in_child=hook)
+begin_anew_in_children(lambda: begun.append(now))
+
+def is_free():
+    found = []
+    def take():
+        if lock.acquire(timeout=10):
+            found.append(True)
+            lock.release()
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    return bool(found)
+
+try:
+    child = os.fork()
+except KeyboardInterrupt:  # after all hooks
+    torn.append("at last")
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    child = os.fork()
+if not child:
+    os._exit(0 if is_free() and begun else 1)
+print(os.waitpid(child, 0)[1], is_free(), begun, len(torn) > 0 or now == "in the child")
+"""
+
+
+@pytest.mark.parametrize("now", ["before it is held", "while it is held", "after the fork", "in the child"])
+def test_ctrl_c_amid_the_hooks_of_a_fork_leaves_no_lock_to_nobody(now: str) -> None:
+    """Python prints what a hook raises, and never does the rest of it: neither in the parent nor in the child."""
+    assert run_program(INTERRUPTED, now) == (0, "0 True [] True\n", "")
+
+
+FORKED_UNDER_INTERRUPTS = """
+import logging, os, signal, sys, threading, warnings
+from contextlib import suppress
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import create_storage_backend, run_workflow
+
+warnings.simplefilter("ignore")  # that a process with threads forks is the point
+workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+runs = []
+
+def run():
+    runs.append(run_workflow(workflow, functions={"a": lambda: 1}, store=sys.argv[1]).run_id)
+
+def beside():
+    while not done.is_set():
+        run()
+        done.wait(0.005)
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+run()
+torn, done = [], threading.Event()
+sys.unraisablehook = lambda report: torn.append(getattr(report.object, "__module__", None))
+signal.signal(signal.SIGALRM, interrupt)
+thread = threading.Thread(target=beside)
+thread.start()
+for number in range(300):
+    child = None
+    with suppress(KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.00002 + number % 100 * 0.00001)
+        child = os.fork()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if child == 0:
+        os._exit(0)
+    with suppress(RuntimeError):  # the hooks of `logging` end in the same way, and keep its lock
+        logging._lock.release()
+done.set()
+thread.join()
+child = os.fork()
+if not child:
+    signal.alarm(30)
+    run()
+    os._exit(0)
+status = 1
+with suppress(ChildProcessError):
+    while (found := os.wait())[0] != child:
+        pass
+    status = found[1]
+run()
+found = {run.run_id for run in create_storage_backend(sys.argv[1]).runs.list_runs(limit=100_000)}
+print(status, len(found) == len(runs) + 1, "configurable_agents.forks" in torn)
+"""
+
+
+def test_a_store_is_as_ever_after_forks_that_were_interrupted(tmp_path: Path) -> None:
+    """Wherever Ctrl-C comes, with another thread that writes just then."""
+    code, out, err = run_program(FORKED_UNDER_INTERRUPTS, tmp_path / "runs.db")
+    assert (code, out) == (0, "0 True True\n"), err
+
+
+FORKS_AT_ONCE = """
+import os, sys, threading, time, warnings
+from _records import node_record
+from configurable_agents import create_storage_backend
+
+warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks is the point
+store = create_storage_backend(sys.argv[1], busy_timeout_seconds=5)
+longest, stop = [], threading.Event()
+
+def write():
+    seq = 0
+    while not stop.is_set():
+        seq += 1
+        store.write([node_record(seq)])
+
+def fork():
+    for _ in range(15):
+        began = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        longest.append(time.monotonic() - began)
+        os.waitpid(child, 0)
+
+writer = threading.Thread(target=write)
+forking = [threading.Thread(target=fork) for _ in range(3)]
+for thread in (writer, *forking):
+    thread.start()
+for thread in forking:
+    thread.join()
+stop.set()
+writer.join()
+print(max(longest))
+"""
+
+
+@in_one_of_a_few_tries
+def test_threads_that_fork_at_once_wait_for_one_another_and_for_nothing_else(tmp_path: Path) -> None:
+    """What one opens again as its fork is over must not be what the next one has shut: that would wait two seconds."""
+    code, out, err = run_program(FORKS_AT_ONCE, tmp_path / "runs.db")
+    assert (code, err) == (0, "")
+    timely(float(out) < 1.5, out)

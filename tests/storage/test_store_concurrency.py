@@ -9,8 +9,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import sqlalchemy as sa
@@ -89,6 +90,34 @@ def test_ctrl_c_just_when_it_is_a_threads_turn_leaves_the_next_turn_to_others(tm
         other.result()
         pool.submit(backend.write, [run_record(2)]).result()
         assert [run.run_id for run in backend.runs.list_runs()] == [run_id(2)]
+
+
+def test_ctrl_c_as_any_function_of_ours_is_entered_leaves_the_next_turn_to_others(tmp_path: Path) -> None:
+    """There a signal is heard, before the first line: what was to be done inside is not done."""
+    left = 0
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        nonlocal left
+        if event == "call" and "configurable_agents" in frame.f_code.co_filename:
+            left -= 1
+            if not left:
+                raise KeyboardInterrupt
+
+    with closing(create_storage_backend(tmp_path / "runs.db")) as store:
+        turn = sql_store(store).database._writer
+        assert turn is not None
+        for number in range(1, 100):
+            store.write([node_record(number)])  # so that each begins as the others do
+            left = number
+            usual = sys.gettrace()
+            sys.settrace(interrupt)
+            try:
+                with suppress(KeyboardInterrupt):
+                    store.write([node_record(number)])
+            finally:
+                sys.settrace(usual)
+            assert not turn._is_owned(), number  # type: ignore[attr-defined]  # as a lock tells it
+        assert left > 0, "a write enters no more of them than that"
 
 
 def test_threads_that_first_open_one_fresh_store_at_once_all_write(open_store: Open) -> None:

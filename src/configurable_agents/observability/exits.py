@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
+from configurable_agents.forks import begin_anew_in_children
 from configurable_agents.logs import logger_of
 from configurable_agents.storage.lifetime import exit_began
 
@@ -81,6 +82,5 @@ def _register_with_multiprocessing(call: Callable[[], None]) -> None:
 
 
 EXITS: Final = Exits()
-if hasattr(os, "register_at_fork"):
-    # A lock that another thread held at the fork would stay locked in the child for ever.
-    os.register_at_fork(after_in_child=lambda: EXITS.__init__())  # type: ignore[misc]  # the same object, as new
+# A lock that another thread held at the fork would stay locked in the child for ever.
+begin_anew_in_children(lambda: EXITS.__init__())  # type: ignore[misc]  # the same object, as new

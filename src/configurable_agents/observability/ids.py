@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import time
 from typing import Final
+
+from configurable_agents.forks import begin_anew_in_children
 
 _LOW_BITS = 22
 _LOW_MASK = (1 << _LOW_BITS) - 1
@@ -21,8 +22,7 @@ class TimeOrderedIdGenerator:
 
     def __init__(self) -> None:
         self._reseed()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._reseed)
+        begin_anew_in_children(self._reseed)
 
     def _reseed(self) -> None:
         # Begun with what the system gives, which is not asked for each id: that takes longer than all else of one. Not the

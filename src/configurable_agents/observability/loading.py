@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import threading
+from collections.abc import Iterator
 from typing import Final
+
+from configurable_agents.forks import hold_in_forks
 
 LOADING: Final = threading.RLock()
 """Held while modules are loaded, and by whoever forks: a fork waits some tenths of a second, once. Only for imports: what
 is far away could make a fork wait for ever."""
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=LOADING.acquire, after_in_parent=LOADING.release, after_in_child=LOADING.release)
+
+def _held_in_forks() -> Iterator[None]:
+    with LOADING:
+        yield
+
+
+hold_in_forks(_held_in_forks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import sys
 import threading
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry.sdk.trace import ReadableSpan
 
 from configurable_agents import semconv
+from configurable_agents.forks import begin_anew_in_children
 from configurable_agents.logs import logger_of
 from configurable_agents.observability.exits import EXITS
 from configurable_agents.observability.measurements import Measurement, measurements
@@ -206,9 +206,8 @@ class Senders:
 
 
 SENDERS: Final = Senders()
-if hasattr(os, "register_at_fork"):
-    # A child begins with nothing measured: what its parent measured is the parent's to send, and threads do not fork.
-    os.register_at_fork(after_in_child=lambda: SENDERS.__init__())  # type: ignore[misc]  # the same object, as new
+# A child begins with nothing measured: what its parent measured is the parent's to send, and threads do not fork.
+begin_anew_in_children(lambda: SENDERS.__init__())  # type: ignore[misc]  # the same object, as new
 
 
 # --- the host's ----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Sequence
 from typing import Final
@@ -13,6 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
 from configurable_agents import semconv
+from configurable_agents.forks import begin_anew_in_children
 from configurable_agents.logs import logger_of
 from configurable_agents.observability.content import ShipRules, shippable
 from configurable_agents.observability.destinations import Destination
@@ -80,9 +80,8 @@ class Shippers:
 
 
 SHIPPERS: Final = Shippers()
-if hasattr(os, "register_at_fork"):
-    # At once: a lock that another thread held at the fork would stay locked in the child for ever.
-    os.register_at_fork(after_in_child=SHIPPERS.begin_anew)
+# At once: a lock that another thread held at the fork would stay locked in the child for ever.
+begin_anew_in_children(SHIPPERS.begin_anew)
 
 
 class ShippingRoute:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from configurable_agents.config.schema import StorageConfig
 from configurable_agents.errors import StorageError
+from configurable_agents.forks import begin_anew_in_children
 from configurable_agents.logs import logger_of
 from configurable_agents.observability.exporter import StoreSpanExporter
 from configurable_agents.storage.base import StorageBackend
@@ -105,9 +106,8 @@ class Stores:
 
 
 _STORES = Stores()
-if hasattr(os, "register_at_fork"):
-    # A lock that another thread held at the fork would stay locked in the child for ever.
-    os.register_at_fork(after_in_child=lambda: _STORES.__init__())  # type: ignore[misc]  # the same object, as new
+# A lock that another thread held at the fork would stay locked in the child for ever.
+begin_anew_in_children(lambda: _STORES.__init__())  # type: ignore[misc]  # the same object, as new
 
 
 def open_store(choice: StoreChoice, config: StorageConfig | None, environ: Mapping[str, str]) -> OpenStore | None:

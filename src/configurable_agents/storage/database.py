@@ -171,9 +171,13 @@ def _let_go(kept: WritingConnection) -> None:
 
 
 def _dispose(engine: sa.Engine, kept: list[WritingConnection]) -> None:
-    while kept:
-        kept.pop().connection.close()
-    engine.dispose()
+    pool, idle = engine.pool, [*kept]
+    # First, since an interrupt amid what follows may leave the old pool's own lock to nobody.
+    engine.dispose(close=False)
+    kept.clear()
+    for one in idle:
+        one.connection.close()
+    pool.dispose()
 
 
 @contextlib.contextmanager

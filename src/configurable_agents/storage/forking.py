@@ -5,10 +5,12 @@ Loaded before SQLAlchemy: a fork that waits for that calls no hook any more that
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Final, Protocol
+
+from configurable_agents.forks import begin_anew_in_children, hold_in_forks
 
 
 class Connected(Protocol):
@@ -29,30 +31,32 @@ class _Gate:
     """Keeps a fork waiting while a thread is inside SQLite, whose own locks would stay locked in the child for ever."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self.lock = threading.RLock()
+        """Held while a fork goes on: nobody comes in, or out."""
+        self._changed = threading.Condition(self.lock)
         self._inside = 0
         self._is_closed = False
+        """Whether a fork waits for those who are inside."""
 
     def __enter__(self) -> None:
-        with self._lock:
+        with self.lock:
             if self._is_closed:
                 self._changed.wait_for(lambda: not self._is_closed, timeout=_FORK_SECONDS)
+                self._is_closed = False  # also where an interrupt has kept the fork from saying so
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
+        with self.lock:
             self._inside -= 1
             if self._is_closed:
                 self._changed.notify_all()
 
-    def before_fork(self) -> None:
-        with self._lock:
-            self._is_closed = True
+    def empty(self) -> None:
+        """Wait until nobody is inside; the lock is the caller's, and keeps all others out from then on."""
+        self._is_closed = True
+        try:
             self._changed.wait_for(lambda: not self._inside, timeout=_FORK_SECONDS)
-
-    def after_fork_in_parent(self) -> None:
-        with self._lock:
+        finally:
             self._is_closed = False
             self._changed.notify_all()
 
@@ -63,41 +67,27 @@ GATE: Final = _Gate()
 
 # A fork concerns the whole process, and hooks cannot be taken back: one for all open databases, which it does not keep alive.
 _OPEN: Final[weakref.WeakSet[Connected]] = weakref.WeakSet()
-_OPEN_LOCK: Final = threading.Lock()
 
 
 def mind_forks(database: Connected) -> None:
     """Tell it of each fork; it is not kept alive for that."""
-    with _OPEN_LOCK:
+    with GATE.lock:
         _OPEN.add(database)
 
 
-def _before_fork() -> None:
-    LOADING.acquire()
-    GATE.before_fork()
-    _OPEN_LOCK.acquire()
-    for database in _OPEN:
-        database.before_fork()
-
-
-def _release() -> None:
-    # A fork that had begun when this module was loaded comes here without having been in `_before_fork`.
-    if _OPEN_LOCK.locked():
-        _OPEN_LOCK.release()
-        LOADING.release()
-
-
-def _after_fork_in_parent() -> None:
-    GATE.after_fork_in_parent()  # first: another thread may wait to fork, and would find the gate opened after it has shut it
-    _release()
+def _held_in_forks() -> Iterator[None]:
+    with LOADING, GATE.lock:
+        GATE.empty()
+        for database in _OPEN:
+            database.before_fork()
+        yield
 
 
 def _after_fork_in_child() -> None:
     GATE.__init__()  # type: ignore[misc]  # the same object, as new: what was inside stayed in the parent
     for database in _OPEN:
         database.after_fork_in_child()
-    _release()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+hold_in_forks(_held_in_forks)
+begin_anew_in_children(_after_fork_in_child)

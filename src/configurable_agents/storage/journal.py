@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from configurable_agents.forks import begin_anew_in_children, hold_in_forks
 from configurable_agents.storage.locks import LockedError, lock_exclusively, unlink_and_close
 
 MAGIC: Final = b"CAJOURN2"
@@ -53,8 +54,6 @@ _LAST_GENERATION: Final = 2**32 - 1
 SUFFIX: Final = ".segment"
 LOOK_SECONDS: Final = 0.02
 """How long it may go unnoticed that somebody has deleted the segment that is written."""
-_FORK_SECONDS: Final = 1.0
-"""How long a fork waits for another thread's append; not for ever, since the forking thread may be in one itself."""
 _MARK: Final = struct.Struct("<IQ")
 _MARK_BEFORE: Final = struct.Struct("<Q")
 _MARK_AT: Final = 24
@@ -102,9 +101,8 @@ class Journal:
         self.segment = 0
         """The number of the segment that is written now; 0 before the first append."""
         self._look_at = 0.0
-        self._held_for_fork = False
         self._name = f"{os.getpid()}-{time.time_ns():x}"
-        with _ALL_LOCK:
+        with _FILES:
             _ALL.add(self)
 
     def begin(self) -> None:
@@ -184,8 +182,9 @@ class Journal:
     def _forget_before(self, number: int, offset: int) -> bool:
         try:
             if len(self._segments) > 1:
-                for old in [old for old in self._segments if old < number]:
-                    self._remove(self._segments.pop(old))
+                with _FILES:
+                    for old in [old for old in self._segments if old < number]:
+                        self._remove(self._segments.pop(old))
             segment = self._segments.get(number)
             if segment is not None:
                 _write_over(segment.fd, _mark(segment.generation, offset), _MARK_AT)
@@ -202,7 +201,7 @@ class Journal:
 
     def close(self, *, remove: bool) -> None:
         """Let go of all segments; remove them if all of them is in the database."""
-        with self._lock:
+        with self._lock, _FILES:
             for segment in self._segments.values():
                 if remove:
                     self._remove(segment)
@@ -237,17 +236,21 @@ class Journal:
 
     def _open(self) -> _Segment:
         try:
-            make_private_directory(self.directory)
-            path, fd = self._new_file()
+            with _FILES:
+                return self._begun()
         except OSError as error:
             raise JournalError(error.errno, f"no journal can be begun in {self.directory}: {error.strerror}") from error
+
+    def _begun(self) -> _Segment:
+        make_private_directory(self.directory)
+        path, fd = self._new_file()
         try:
             _write_over(fd, _header(), 0)
             if self._power:
                 _sync_directory(self.directory)
-        except OSError as error:
+        except OSError:
             unlink_and_close(path, fd)
-            raise JournalError(error.errno, f"no journal can be begun in {self.directory}: {error.strerror}") from error
+            raise
         segment = self._segments[self.segment] = _Segment(self.segment, path, fd)
         return segment
 
@@ -263,51 +266,34 @@ class Journal:
     def _remove(self, segment: _Segment) -> None:
         unlink_and_close(segment.path, segment.fd)
 
-    def before_fork(self) -> None:
-        """Let no other thread be at it: a segment that it is just beginning would be held by the child unseen."""
-        self._held_for_fork = self._lock.acquire(timeout=_FORK_SECONDS)
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        if self._held_for_fork:
-            self._lock.release()
-
     def after_fork_in_child(self) -> None:
         """Let go of the parent's segments: the lock is the open file's, and would outlive the parent in the child."""
         self._lock = threading.Lock()
-        for segment in self._segments.values():
+        while self._segments:
             with contextlib.suppress(OSError):
-                os.close(segment.fd)
-        self._segments.clear()
+                os.close(self._segments.popitem()[1].fd)
         self.segment = 0
         self._name = f"{os.getpid()}-{time.time_ns():x}"
 
 
 # A fork concerns the whole process, and hooks cannot be taken back: one for all journals, which it does not keep alive.
 _ALL: Final[weakref.WeakSet[Journal]] = weakref.WeakSet()
-_ALL_LOCK: Final = threading.Lock()
+_FILES: Final = threading.RLock()
+"""Held while a segment is begun or let go of, and in forks: a child would hold one unseen, or close a file of others."""
 
 
-def _before_fork() -> None:
-    _ALL_LOCK.acquire()
-    for journal in _ALL:
-        journal.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for journal in _ALL:
-        journal.after_fork_in_parent()
-    _ALL_LOCK.release()
+def _held_in_forks() -> Iterator[None]:
+    with _FILES:
+        yield
 
 
 def _after_fork_in_child() -> None:
     for journal in _ALL:
         journal.after_fork_in_child()
-    _ALL_LOCK.release()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+hold_in_forks(_held_in_forks)
+begin_anew_in_children(_after_fork_in_child)
 
 
 def _created_and_locked(path: Path) -> int | None:

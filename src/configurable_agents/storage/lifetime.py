@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import functools
-import os
 import time
 import weakref
 from typing import Final, Protocol
+
+from configurable_agents.forks import begin_anew_in_children
 
 
 class Keeper(Protocol):
@@ -50,6 +51,5 @@ def _after_fork_in_child() -> None:
         keeper.begin_anew_in_child()
 
 
-if hasattr(os, "register_at_fork"):
-    # At once, not at the next record: a lock that the parent's thread held at the fork would stay locked for ever.
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+# At once, not at the next record: a lock that the parent's thread held at the fork would stay locked for ever.
+begin_anew_in_children(_after_fork_in_child)
