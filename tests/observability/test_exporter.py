@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -106,6 +107,42 @@ def test_an_interrupt_while_records_are_written_takes_nothing_with_it_that_has_e
     exporter.shutdown()
     backend.close()
     assert kept(store).said() == [("a", "completed"), ("b", "completed")]
+
+
+def is_amid_a_write(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code is not Writer.write.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def test_what_a_signals_handler_raises_amid_a_write_takes_no_record_with_it(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As that of an alarm, which the program had meant for something else; it is heard where a function is entered."""
+    left = 0
+
+    def alarm(frame: FrameType, event: str, _: object) -> None:
+        nonlocal left
+        if is_amid_a_write(frame):
+            left -= 1
+            if not left:
+                raise TimeoutError("the program's own")
+
+    workflow = make([calls("a", "x"), calls("b", "x")], chain("START a b END"), {"x": field("int")})
+    for number in range(1, 200):
+        left, usual = number, sys.gettrace()
+        sys.settrace(alarm)
+        try:
+            result = run_workflow(workflow, functions=dict.fromkeys("ab", lambda: 1), store=store)
+        finally:
+            sys.settrace(usual)
+        assert kept(store, result.run_id).said() == [("a", "completed"), ("b", "completed")], number
+        if left > 0:
+            break
+    else:
+        pytest.fail("it never came to its end")
+    assert number > 20
+    assert "the program's own" in caplog.text
 
 
 def foreign_provider(exporter: StoreSpanExporter, *, batch: bool) -> TracerProvider:

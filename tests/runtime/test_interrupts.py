@@ -212,3 +212,52 @@ def test_ctrl_c_in_a_run_within_a_run_leaves_the_store_whole(tmp_path: Path) -> 
     assert statuses[2] == "cancelled"
     assert {*statuses[:2], *statuses[4:]} == {"completed"}
     assert statuses[3] in {"cancelled", "completed"}
+
+
+RUNS_IN_A_HANDLER = """
+import random, signal, sys, time
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import StorageError, create_storage_backend, run_workflow
+
+workflow = make([calls("a", "x"), calls("b", "x")], chain("START a b END"), {"x": field("int")})
+ended, in_handler, refused = [], [], []
+
+def run():
+    result = run_workflow(workflow, functions={"a": lambda: 1, "b": lambda: 2}, store=sys.argv[1])
+    ended.append(result.run_id)
+    return result
+
+def handle(*_):
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        in_handler.append(run())
+    except StorageError as error:
+        refused.append(str(error))
+        if sys.argv[2] == "raises":
+            raise
+
+for number in range(1000):
+    signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 100 * 0.00001)
+    try:
+        run()
+    except StorageError:  # of the handler, just when the run was to begin or to be committed
+        pass
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+run()
+store = create_storage_backend(sys.argv[1])
+found = {run.run_id: run for run in store.runs.list_runs(limit=100_000)}
+whole = [
+    found[run_id].status == "completed" and len(store.execution_states.get_state_history(run_id)) == 2
+    for run_id in ended
+]
+print(all(whole), len(in_handler) > 0, set(error.partition(":")[0] for error in refused))
+"""
+
+
+@pytest.mark.parametrize("way", ["catches", "raises"])
+def test_a_signals_handler_that_runs_a_workflow_is_refused_rather_than_stuck(way: str, tmp_path: Path) -> None:
+    """It may have come amid a write: its own run would wait for that, and that for the handler's end."""
+    code, out, _ = run_program(RUNS_IN_A_HANDLER, tmp_path / "runs.db", way)
+    assert (code, out) == (0, 'True True {"a signal\'s handler cannot run a workflow"}\n')

@@ -57,6 +57,14 @@ class StoreSpanExporter(SpanExporter):
         try:
             (self._writer or self._open()).write(records)
         except Exception:  # telemetry never breaks a run: this line is the only witness
+            logger.warning("could not store %d spans at once", len(records), exc_info=True)
+            self._record_again(records)
+
+    def _record_again(self, records: Sequence[Record | NodeStart]) -> None:
+        """Write once more: it may have been a signal's handler that raised. What is written twice is kept once."""
+        try:
+            self._open().write(records)
+        except Exception:
             logger.exception("could not store %d spans", len(records))
 
     def mark_delivered(self, run_id: RunId, destination: str) -> None:

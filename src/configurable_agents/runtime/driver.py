@@ -18,7 +18,9 @@ from typing import Any, Final, Generic, TypeVar
 
 from configurable_agents.core.functions import call_inline
 from configurable_agents.core.waiting import GRACE_SECONDS, LOOP_WANTED, Interruption, cancel_all, is_in_a_loop
+from configurable_agents.errors import StorageError
 from configurable_agents.runtime.loops import LOOPS
+from configurable_agents.storage.lifetime import is_at_work_here
 
 try:
     # What `signal` itself calls: it looks each handler up among its enums, in vain, which takes as long as two nodes.
@@ -186,7 +188,16 @@ def _in_plain_function(frame: FrameType | None) -> bool:
 
 
 def _on_a_thread(make: Callable[[Interruption | None], Coroutine[Any, Any, T]]) -> T:
-    """Run on a thread of its own, in the caller's context; the caller's loop stands still meanwhile, as it asked for."""
+    """Run on a thread of its own, in the caller's context; the caller's loop stands still meanwhile, as it asked for.
+
+    Raises:
+        StorageError: This is a signal's handler, and the run would wait for ever for the write that it has come amid.
+    """
+    if is_at_work_here():
+        raise StorageError(
+            "a signal's handler cannot run a workflow: it has come amid a write into the store, which waits for it;"
+            " have it tell a thread or an event loop to run it"
+        )
     result: concurrent.futures.Future[T] = concurrent.futures.Future()
     context = contextvars.copy_context()
     drives: list[_Drive[T]] = []

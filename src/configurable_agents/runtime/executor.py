@@ -41,7 +41,8 @@ def run_workflow(
 ) -> RunResult:
     """Run a workflow once and return its result; `arun_workflow` for code that blocks.
 
-    Works where an event loop already runs, too (notebooks): the run then has a thread of its own.
+    Works where an event loop already runs, too (notebooks): the run then has a thread of its own. Not for the handler of a
+    signal, which may have come amid a write of this thread: let that tell a thread or an event loop to run it.
     """
     ready = _prepare(
         workflow,

@@ -78,6 +78,9 @@ class Stores:
         """
         key = (str(_whole(place)), power)
         if not required:
+            known = self._by_place.get(key)
+            if known is not None:
+                return known
             with self._lock:
                 return self._by_place.get(key) or self._open(key, place, open_writer(place, power=power))
         # It is opened here and now, for which only those wait who cannot begin without it either.

@@ -14,6 +14,10 @@ from configurable_agents.forks import begin_anew_in_children
 class Keeper(Protocol):
     """Has a thread, locks and something that waits."""
 
+    @property
+    def is_at_work_here(self) -> bool:
+        """Whether this thread is amid something of it: what waits for another one's write here waits for ever."""
+
     def begin_anew_in_child(self) -> None:
         """Forget what waits: it and the locks belong to the parent."""
 
@@ -34,6 +38,11 @@ def live_with_the_process(keeper: Keeper) -> None:
     atexit.register(close)
     # Not at the exit itself: finalizers may have their turn there before `close`, and would take it away.
     weakref.finalize(keeper, atexit.unregister, close).atexit = False
+
+
+def is_at_work_here() -> bool:
+    """Say whether a signal's handler that asks has come amid somebody's work."""
+    return any(keeper.is_at_work_here for keeper in list(_ALL))
 
 
 @functools.cache

@@ -132,6 +132,11 @@ class Writer:
         """Whether the store has been opened; before that the first try to write does it."""
         return self._target.backend is not None
 
+    @property
+    def is_at_work_here(self) -> bool:
+        """Whether this thread is amid a write or a commit, which a signal's handler may find."""
+        return self._changed._is_owned() or self._committer == threading.get_ident()  # type: ignore[attr-defined]  # noqa: SLF001 - a lock's own way to tell
+
     def stop_waiting(self) -> None:
         """Have nobody wait for the store until a commit succeeds: it did not do so while somebody waited.
 
