@@ -12,7 +12,7 @@ from typing import Final
 
 from configurable_agents.observability.shipping import SHIPPERS
 from configurable_agents.runtime.stores import _STORES, OpenStore
-from configurable_agents.storage.lifetime import _ALL
+from configurable_agents.storage.lifetime import living
 from configurable_agents.storage.writer import Writer
 
 _left_open: Final[list[OpenStore]] = []
@@ -42,7 +42,7 @@ def _end_shippers() -> None:
 
 
 def _end_stores() -> None:
-    for keeper in list(_ALL):
+    for keeper in living():
         if isinstance(keeper, Writer):
             _end_writer(keeper)
     _left_open.extend(_STORES._by_place.values())

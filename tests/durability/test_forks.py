@@ -162,10 +162,10 @@ sys.unraisablehook = lambda report: torn.append(getattr(report.object, "__module
 signal.signal(signal.SIGALRM, interrupt)
 thread = threading.Thread(target=beside)
 thread.start()
-for number in range(300):
+for number in range(50):
     child = None
     with suppress(KeyboardInterrupt):
-        signal.setitimer(signal.ITIMER_REAL, 0.00002 + number % 100 * 0.00001)
+        signal.setitimer(signal.ITIMER_REAL, 0.00002 + number * 0.00002)
         child = os.fork()
         signal.setitimer(signal.ITIMER_REAL, 0)
     if child == 0:

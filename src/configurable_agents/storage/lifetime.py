@@ -27,8 +27,8 @@ class Keeper(Protocol):
 
 def live_with_the_process(keeper: Keeper) -> None:
     """Have somebody begin anew in a forked child, and closed at the end; it is not kept alive for that."""
-    _ALL.add(keeper)
-    reference = weakref.ref(keeper)
+    reference = weakref.ref(keeper, _ALL.remove)
+    _ALL.append(reference)
 
     def close() -> None:
         alive = reference()
@@ -42,7 +42,12 @@ def live_with_the_process(keeper: Keeper) -> None:
 
 def is_at_work_here() -> bool:
     """Say whether a signal's handler that asks has come amid somebody's work."""
-    return any(keeper.is_at_work_here for keeper in list(_ALL))
+    return any(keeper.is_at_work_here for keeper in living())
+
+
+def living() -> list[Keeper]:
+    """Give all who live with this process."""
+    return [keeper for reference in tuple(_ALL) if (keeper := reference()) is not None]
 
 
 @functools.cache
@@ -51,12 +56,12 @@ def exit_began() -> float:
     return time.monotonic()
 
 
-_ALL: Final[weakref.WeakSet[Keeper]] = weakref.WeakSet()
+_ALL: Final[list[weakref.ref[Keeper]]] = []
 
 
 def _after_fork_in_child() -> None:
     exit_began.cache_clear()
-    for keeper in list(_ALL):
+    for keeper in living():
         keeper.begin_anew_in_child()
 
 
