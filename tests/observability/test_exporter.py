@@ -141,7 +141,7 @@ def test_what_a_signals_handler_raises_amid_a_write_takes_no_record_with_it(
             break
     else:
         pytest.fail("it never came to its end")
-    assert number > 20
+    assert number > 10, "each write enters several functions"
     assert "the program's own" in caplog.text
 
 
