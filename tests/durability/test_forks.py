@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from _runs import run_program
+from _runs import PATIENCE_SECONDS, run_program, start_program
 from _timing import in_one_of_a_few_tries, timely
+from configurable_agents import create_storage_backend
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
@@ -238,3 +241,36 @@ def test_threads_that_fork_at_once_wait_for_one_another_and_for_nothing_else(tmp
     code, out, err = run_program(FORKS_AT_ONCE, tmp_path / "runs.db")
     assert (code, err) == (0, "")
     timely(float(out) < 1.5, out)
+
+
+OUTLIVED = """
+import os, signal, sys, time, warnings
+from _runs import calls, chain, field
+from _workflows import make
+from configurable_agents import run_workflow
+
+warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks is the point
+workflow = make([calls("a", "x")], chain("START a END"), {"x": field("int")})
+
+def die():
+    child = os.fork()
+    if not child:
+        time.sleep(600)
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+run_workflow(workflow, functions={"a": die}, store=sys.argv[1])
+"""
+
+
+def test_what_a_dead_process_was_running_is_taken_up_though_its_child_lives(tmp_path: Path) -> None:
+    """The lock of a journal is the open file's: a child that held that file would hold the lock for as long as it lives."""
+    with start_program(OUTLIVED, tmp_path / "runs.db") as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            parent.wait(PATIENCE_SECONDS)
+            with closing(create_storage_backend(tmp_path / "runs.db")) as store:
+                assert [run.status for run in store.runs.list_runs()] == ["interrupted"]
+        finally:
+            os.kill(child, signal.SIGKILL)

@@ -136,5 +136,10 @@ class Journals:
         self._full.clear()
         self._left = list(self._directories)
 
+    def after_fork_in_child(self) -> None:
+        """Let go of the parent's files, without a word in them."""
+        for journal in self._all():
+            journal.after_fork_in_child()
+
     def _all(self) -> list[Journal]:
         return [*self._full, *([self.current] if self.current is not None else [])]

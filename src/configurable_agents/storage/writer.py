@@ -530,6 +530,8 @@ class Writer:
     def begin_anew_in_child(self) -> None:
         """Forget what waits: it, the journal and the locks belong to the parent."""
         self._target.begin()
+        # Here, too: whose journals are forgotten before the hook of journals comes would hold the parent's locks for ever.
+        self._journals.after_fork_in_child()
         self._begin()
 
 
